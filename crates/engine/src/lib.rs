@@ -1,0 +1,4 @@
+//! Sandboxes as state machines: create, run, reset, delete; the store; recovery.
+#![forbid(unsafe_code)]
+
+pub mod model;
