@@ -1,0 +1,2 @@
+//! Servers, images and leak checks for forkyard's tests.
+#![forbid(unsafe_code)]
