@@ -23,8 +23,11 @@
 //!
 //! Linux 6.1 or newer, 64 bit. Nothing here decides anything: policy lives in the crates above.
 
+pub mod caps;
 pub mod channel;
+pub mod landlock;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod seccomp;
 pub mod signal;
