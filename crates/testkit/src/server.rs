@@ -1,0 +1,411 @@
+//! A server of a test's own: its store, its socket, and its end.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::leaks::{self, Leak, Process};
+use crate::poll::poll as look_until;
+use crate::{Http, wait_for};
+
+/// How long a server may take until it listens.
+const READY: Duration = Duration::from_secs(30);
+/// How long one command line may take before the test gives up.
+const COMMAND: Duration = Duration::from_secs(120);
+/// How long a server may take to end once told to, and what it leaves to vanish.
+const END: Duration = Duration::from_secs(20);
+
+/// `forkyard serve` with a temporary store; see the crate's front page.
+#[derive(Debug)]
+pub struct TestServer {
+    /// Short, since a socket's path has 107 bytes at most (unix(7)). `None` once removed.
+    dir: Option<TempDir>,
+    store: PathBuf,
+    socket: PathBuf,
+    extra: Vec<String>,
+    child: Option<Child>,
+    /// Every process ever seen below a server of this store; orphans are found again by it.
+    seen: BTreeSet<Process>,
+}
+
+/// The `forkyard` program under test: `FORKYARD_BIN`, else the one built beside this test.
+///
+/// Tests lie in `target/PROFILE/deps`, examples and benches beside that; so the directories above
+/// are searched. This also holds where the executables were copied to another place.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("FORKYARD_BIN") {
+        return PathBuf::from(path);
+    }
+    let test = std::env::current_exe().expect("the path of this test");
+    let found = test.ancestors().skip(1).take(3).map(|dir| dir.join("forkyard"));
+    found.into_iter().find(|file| file.is_file()).unwrap_or_else(|| {
+        panic!("no `forkyard` above {}: run `cargo build -p forkyard` first", test.display())
+    })
+}
+
+impl TestServer {
+    /// Starts a server and waits until it listens.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more arguments to `serve`, such as `--listen`.
+    #[track_caller]
+    pub fn start_with(extra: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("fy-").tempdir().expect("a temporary directory");
+        let mut server = Self {
+            store: dir.path().join("store"),
+            socket: dir.path().join("sock"),
+            dir: Some(dir),
+            extra: extra.iter().map(|&arg| arg.to_owned()).collect(),
+            child: None,
+            seen: BTreeSet::new(),
+        };
+        server.launch().unwrap_or_else(|why| panic!("{why}"));
+        server
+    }
+
+    /// Runs `forkyard serve` in the foreground; says why it does not listen.
+    fn launch(&mut self) -> Result<(), String> {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .map_err(|error| format!("open {}: {error}", self.log_path().display()))?;
+        // The shell puts the pipe's end where no other test's child inherits it, unlike a
+        // descriptor opened here for inheritance.
+        let mut child = self
+            .prepare("/bin/sh")
+            .args(["-c", "exec \"$@\" 3>&1 1>&2", "sh"])
+            .arg(binary())
+            .args(["serve", "--idle", "never", "--ready-fd", "3", "--store"])
+            .arg(&self.store)
+            .arg("--socket")
+            .arg(&self.socket)
+            .args(&self.extra)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(|error| format!("start forkyard serve: {error}"))?;
+        let ready = child.stdout.take();
+        self.child = Some(child);
+        let listens = ready.is_some_and(|mut pipe| {
+            let mut fds = [PollFd::new(&pipe, PollFlags::IN)];
+            let limit = Timespec { tv_sec: READY.as_secs() as i64, tv_nsec: 0 };
+            // End of file, when the server ends first, reads as nothing.
+            matches!(poll(&mut fds, Some(&limit)), Ok(1))
+                && pipe.read(&mut [0]).is_ok_and(|n| n == 1)
+        });
+        if listens {
+            return Ok(());
+        }
+        let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        Err(match status {
+            Some(status) => format!("forkyard serve ended: {status}\n{}", self.log()),
+            None => format!("forkyard serve is not ready after {READY:?}\n{}", self.log()),
+        })
+    }
+
+    /// Directory of the store.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// Path of the server's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A directory of this test's own for other files; gone with the server.
+    pub fn dir(&self) -> &Path {
+        self.store.parent().unwrap_or(&self.store)
+    }
+
+    /// The server's process id; `None` after [`kill9`](Self::kill9).
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// What the server wrote to stderr so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir().join("log")
+    }
+
+    /// The command line of `forkyard` against this server, to be given more and run.
+    pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = self.prepare(binary());
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// A program whose environment leads `forkyard` to this server.
+    pub fn prepare(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("FORKYARD_STORE", &self.store)
+            .env("FORKYARD_SOCKET", &self.socket)
+            .env("NO_COLOR", "1");
+        command
+    }
+
+    /// Runs `forkyard ARGS` to its end, with nothing on stdin.
+    #[track_caller]
+    pub fn cli<S: AsRef<OsStr>>(&self, args: &[S]) -> Output {
+        finish(&mut self.command(args), b"")
+    }
+
+    /// Runs `forkyard ARGS` with `input` on stdin.
+    #[track_caller]
+    pub fn cli_with_input<S: AsRef<OsStr>>(&self, args: &[S], input: &[u8]) -> Output {
+        finish(&mut self.command(args), input)
+    }
+
+    /// Runs `forkyard ARGS`, panics unless it exits with 0, and gives its stdout.
+    #[track_caller]
+    pub fn ok<S: AsRef<OsStr>>(&self, args: &[S]) -> String {
+        let mut command = self.command(args);
+        let out = finish(&mut command, b"");
+        assert!(
+            out.status.success(),
+            "{command:?}: {}\nstdout: {}\nstderr: {}",
+            out.status,
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        String::from_utf8(out.stdout).expect("stdout in UTF-8")
+    }
+
+    /// The HTTP API over the server's socket.
+    pub fn http(&self) -> Http {
+        Http::new(&self.socket)
+    }
+
+    /// GET over the socket: status and body.
+    #[track_caller]
+    pub fn get(&self, target: &str) -> (u16, Bytes) {
+        self.http().get(target)
+    }
+
+    /// POST over the socket: status and body.
+    #[track_caller]
+    pub fn post(&self, target: &str, body: impl Into<Bytes>) -> (u16, Bytes) {
+        self.http().post(target, body)
+    }
+
+    /// PUT over the socket: status and body.
+    #[track_caller]
+    pub fn put(&self, target: &str, body: impl Into<Bytes>) -> (u16, Bytes) {
+        self.http().put(target, body)
+    }
+
+    /// DELETE over the socket: status and body.
+    #[track_caller]
+    pub fn delete(&self, target: &str) -> (u16, Bytes) {
+        self.http().delete(target)
+    }
+
+    /// Kills the server alone, as a crash would; its sandboxes are meant to live on.
+    #[track_caller]
+    pub fn kill9(&mut self) {
+        self.remember();
+        let mut child = self.child.take().expect("a server that runs");
+        child.kill().expect("kill the server");
+        child.wait().expect("reap the server");
+    }
+
+    /// Ends the server with SIGTERM if it runs, and starts one on the same store and socket.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.remember();
+        if let Some(mut child) = self.child.take() {
+            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+            wait_for("the server's end after SIGTERM", END, || {
+                child.try_wait().expect("wait for the server").is_some()
+            });
+        }
+        self.launch().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Processes of this store that run now, the server included.
+    pub fn processes(&self) -> BTreeSet<Process> {
+        let mut found = leaks::processes(&self.marker());
+        if let Some(child) = &self.child {
+            found.extend(Process::of(child.id()));
+            found.extend(leaks::descendants(child.id()));
+        }
+        found.extend(self.seen.iter().filter(|process| process.lives()));
+        found
+    }
+
+    /// Keeps the server's descendants in mind before they may become orphans.
+    fn remember(&mut self) {
+        self.seen = self.processes();
+    }
+
+    /// What nothing else on this machine has in a name: the path of the temporary directory.
+    fn marker(&self) -> String {
+        self.dir().to_string_lossy().into_owned()
+    }
+
+    /// Deletes every sandbox and ends the server, in the way a user does.
+    fn end_politely(&mut self) -> Result<(), String> {
+        let runs = |child: &mut Child| matches!(child.try_wait(), Ok(None));
+        if !self.child.as_mut().is_some_and(runs) {
+            // Its sandboxes live on, and some of their files only a server can remove.
+            self.launch()?;
+        }
+        self.remember();
+        let http = self.http();
+        let ask = |method, target: &str| {
+            let (status, body) =
+                http.request(method, target, "").map_err(|error| error.to_string())?;
+            match status {
+                200..=299 | 404 => Ok(body),
+                _ => Err(format!("{method} {target}: {status} {}", String::from_utf8_lossy(&body))),
+            }
+        };
+        let listed = ask("GET", "/v1/sandboxes")?;
+        let listed: Vec<serde_json::Value> = serde_json::from_slice(&listed)
+            .map_err(|error| format!("GET /v1/sandboxes: {error}"))?;
+        for id in listed.iter().filter_map(|sandbox| sandbox["id"].as_str()) {
+            ask("DELETE", &format!("/v1/sandboxes/{id}"))?;
+        }
+        ask("POST", "/v1/shutdown?force=true")?;
+        let ended = self.child.as_mut().and_then(|child| {
+            look_until(END, || child.try_wait().map_or(Some(()), |status| status.map(|_| ())))
+        });
+        if ended.is_some() {
+            self.child = None;
+        }
+        ended.ok_or_else(|| format!("the server runs {END:?} after POST /v1/shutdown"))
+    }
+
+    /// Kills whatever belongs to this store, the server first.
+    fn end_by_force(&mut self) {
+        self.remember();
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for process in self.processes() {
+            if let Some(pid) = Pid::from_raw(process.pid as i32) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
+    /// What of this store is still there.
+    fn left(&self) -> Vec<Leak> {
+        let marker = self.marker();
+        let mut left: Vec<Leak> = self.processes().into_iter().map(Leak::process).collect();
+        left.extend(leaks::mounts(&marker));
+        left
+    }
+
+    /// Ends everything and removes the directory; says what went wrong or stayed.
+    fn finish(&mut self) -> Vec<String> {
+        let mut trouble = Vec::new();
+        if let Err(why) = self.end_politely() {
+            trouble.push(why);
+        }
+        let gone = || self.left().is_empty().then_some(());
+        if trouble.is_empty() && look_until(END, gone).is_none() {
+            trouble.extend(self.left().iter().map(|leak| format!("left behind: {leak}")));
+        }
+        if !trouble.is_empty() {
+            trouble.push(format!("the server's log:\n{}", self.log()));
+            self.end_by_force();
+            let _ = look_until(END, || self.left().is_empty().then_some(()));
+        }
+        if leaks::mounts(&self.marker()).is_empty() {
+            if let Some(Err(error)) = self.dir.take().map(TempDir::close) {
+                trouble.push(format!("remove {}: {error}", self.dir().display()));
+            }
+        } else if let Some(dir) = self.dir.take() {
+            // Removing through a mount would remove what was mounted.
+            trouble.push(format!("kept because of a mount: {}", dir.keep().display()));
+        }
+        trouble
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        let trouble = self.finish();
+        if trouble.is_empty() {
+            return;
+        }
+        let report = format!("a test server did not end cleanly:\n{}\n", trouble.join("\n"));
+        if std::thread::panicking() {
+            let _ = std::io::stderr().write_all(report.as_bytes());
+        } else {
+            panic!("{report}");
+        }
+    }
+}
+
+/// Runs a command to its end with `input` on its stdin; panics when it takes over two minutes.
+#[track_caller]
+pub fn finish(command: &mut Command, input: &[u8]) -> Output {
+    finish_within(COMMAND, command, input)
+}
+
+/// The same with another limit.
+#[track_caller]
+pub fn finish_within(limit: Duration, command: &mut Command, input: &[u8]) -> Output {
+    let (stdin, empty) = (Stdio::piped(), input.is_empty());
+    let mut child = command
+        .stdin(if empty { Stdio::null() } else { stdin })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    let pid = Pid::from_child(&child);
+    if let Some(mut pipe) = child.stdin.take() {
+        let input = input.to_owned();
+        // A command that ends without reading all of it is no failure.
+        std::thread::spawn(move || pipe.write_all(&input));
+    }
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let Ok(output) = receiver.recv_timeout(limit) else {
+        let _ = kill_process(pid, Signal::KILL);
+        panic!("{command:?} runs {limit:?} already");
+    };
+    output.unwrap_or_else(|error| panic!("wait for {command:?}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_input_and_output_do_not_block_each_other() {
+        let input = vec![b'x'; 1 << 20];
+        let out = finish(&mut Command::new("cat"), &input);
+        assert!(out.status.success());
+        assert_eq!(out.stdout.len(), input.len());
+    }
+
+    #[test]
+    fn a_command_without_input_reads_end_of_file() {
+        let out = finish(Command::new("sh").args(["-c", "cat; echo $?; echo e >&2"]), b"");
+        assert_eq!((&out.stdout[..], &out.stderr[..]), (&b"0\n"[..], &b"e\n"[..]));
+    }
+}
