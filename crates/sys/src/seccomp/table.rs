@@ -4,7 +4,7 @@ use libc::c_long;
 
 /// The highest call number that the profile knows (`removexattrat`); numbers above are answered
 /// with `ENOSYS`, as are x32 calls, whose numbers have bit 30 set.
-pub(super) const LAST_KNOWN: u32 = 466;
+const LAST_KNOWN: u32 = 466;
 
 /// Numbers that no call has on this processor: after the older tables ended, all processors went
 /// on together from 424.
@@ -113,13 +113,11 @@ pub(super) fn rules() -> Vec<Rule> {
             *slot = rule;
         }
     };
-    UNUSED.for_each(|number| set(number as usize, Rule::Refuse(libc::ENOSYS)));
-    for list in [EVERYWHERE, HERE] {
-        list.iter().for_each(|&number| set(number as usize, Rule::Allow));
+    for number in UNUSED.map(c_long::from).chain(ABSENT.iter().copied()) {
+        set(number as usize, Rule::Refuse(libc::ENOSYS));
     }
-    SINCE_424.iter().for_each(|&number| set(number, Rule::Allow));
-    for number in ABSENT {
-        set(*number as usize, Rule::Refuse(libc::ENOSYS));
+    for number in EVERYWHERE.iter().chain(HERE).chain(UNNAMED) {
+        set(*number as usize, Rule::Allow);
     }
     for (number, switch) in [
         (libc::SYS_clone, &CLONE),
@@ -207,25 +205,25 @@ const HERE: &[c_long] = calls! {
 #[cfg(target_arch = "aarch64")]
 const HERE: &[c_long] = &[38, 84, 163, 164];
 
-/// Allowed, with numbers that all processors share, and no name in libc everywhere.
-const SINCE_424: &[usize] = &[
-    IO_PGETEVENTS, // from before 424, but without a name too
-    451,           // cachestat
-    452,           // fchmodat2
-    453,           // map_shadow_stack
-    454,           // futex_wake
-    455,           // futex_wait
-    456,           // futex_requeue
-    457,           // statmount
-    458,           // listmount
-    462,           // mseal
-    463,           // setxattrat
-    464,           // getxattrat
-    465,           // listxattrat
-    466,           // removexattrat
+/// Allowed; libc has no name for them everywhere. From 424 on all processors share the numbers.
+const UNNAMED: &[c_long] = &[
+    IO_PGETEVENTS,
+    451, // cachestat
+    452, // fchmodat2
+    453, // map_shadow_stack
+    454, // futex_wake
+    455, // futex_wait
+    456, // futex_requeue
+    457, // statmount
+    458, // listmount
+    462, // mseal
+    463, // setxattrat
+    464, // getxattrat
+    465, // listxattrat
+    466, // removexattrat
 ];
 
 #[cfg(target_arch = "x86_64")]
-const IO_PGETEVENTS: usize = 333;
+const IO_PGETEVENTS: c_long = 333;
 #[cfg(target_arch = "aarch64")]
-const IO_PGETEVENTS: usize = 292;
+const IO_PGETEVENTS: c_long = 292;
