@@ -22,8 +22,10 @@ use crate::{Http, wait_for};
 const READY: Duration = Duration::from_secs(30);
 /// How long one command line may take before the test gives up.
 const COMMAND: Duration = Duration::from_secs(120);
-/// How long a server may take to end once told to, and what it leaves to vanish.
+/// How long a server may take to end once told to.
 const END: Duration = Duration::from_secs(20);
+/// How long what a server leaves may take to vanish.
+const VANISH: Duration = Duration::from_secs(5);
 
 /// `forkyard serve` with a temporary store; see the crate's front page.
 #[derive(Debug)]
@@ -32,7 +34,10 @@ pub struct TestServer {
     dir: Option<TempDir>,
     store: PathBuf,
     socket: PathBuf,
+    program: PathBuf,
     extra: Vec<String>,
+    /// Whether it ever listened; there is nothing to end politely otherwise.
+    started: bool,
     child: Option<Child>,
     /// Every process ever seen below a server of this store; orphans are found again by it.
     seen: BTreeSet<Process>,
@@ -63,16 +68,25 @@ impl TestServer {
     /// The same with more arguments to `serve`, such as `--listen`.
     #[track_caller]
     pub fn start_with(extra: &[&str]) -> Self {
+        Self::start_program(&binary(), extra)
+    }
+
+    /// The same with another program in the place of `forkyard`.
+    #[track_caller]
+    pub fn start_program(program: &Path, extra: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("fy-").tempdir().expect("a temporary directory");
         let mut server = Self {
             store: dir.path().join("store"),
             socket: dir.path().join("sock"),
             dir: Some(dir),
+            program: program.to_owned(),
             extra: extra.iter().map(|&arg| arg.to_owned()).collect(),
+            started: false,
             child: None,
             seen: BTreeSet::new(),
         };
         server.launch().unwrap_or_else(|why| panic!("{why}"));
+        server.started = true;
         server
     }
 
@@ -88,7 +102,7 @@ impl TestServer {
         let mut child = self
             .prepare("/bin/sh")
             .args(["-c", "exec \"$@\" 3>&1 1>&2", "sh"])
-            .arg(binary())
+            .arg(&self.program)
             .args(["serve", "--idle", "never", "--ready-fd", "3", "--store"])
             .arg(&self.store)
             .arg("--socket")
@@ -111,7 +125,9 @@ impl TestServer {
         if listens {
             return Ok(());
         }
-        let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        // Its end of the pipe closes a little before it can be reaped.
+        let child = self.child.as_mut();
+        let status = child.and_then(|child| look_until(VANISH, || child.try_wait().ok().flatten()));
         Err(match status {
             Some(status) => format!("forkyard serve ended: {status}\n{}", self.log()),
             None => format!("forkyard serve is not ready after {READY:?}\n{}", self.log()),
@@ -138,9 +154,11 @@ impl TestServer {
         self.child.as_ref().map(Child::id)
     }
 
-    /// What the server wrote to stderr so far.
+    /// What the server wrote so far: to stderr, then to the log of its store.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
+        let files = [self.log_path(), self.store.join("server.log")];
+        let texts = files.iter().map(|file| fs::read(file).unwrap_or_default());
+        texts.map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -149,7 +167,7 @@ impl TestServer {
 
     /// The command line of `forkyard` against this server, to be given more and run.
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = self.prepare(binary());
+        let mut command = self.prepare(&self.program);
         command.args(args).stdin(Stdio::null());
         command
     }
@@ -321,27 +339,34 @@ impl TestServer {
     /// Ends everything and removes the directory; says what went wrong or stayed.
     fn finish(&mut self) -> Vec<String> {
         let mut trouble = Vec::new();
-        if let Err(why) = self.end_politely() {
-            trouble.push(why);
+        if self.started {
+            if let Err(why) = self.end_politely() {
+                trouble.push(why);
+            } else if self.stays() {
+                trouble.extend(self.left().iter().map(|leak| format!("left behind: {leak}")));
+            }
         }
-        let gone = || self.left().is_empty().then_some(());
-        if trouble.is_empty() && look_until(END, gone).is_none() {
-            trouble.extend(self.left().iter().map(|leak| format!("left behind: {leak}")));
+        if !trouble.is_empty() || !self.started {
+            self.end_by_force();
+            self.stays();
         }
         if !trouble.is_empty() {
             trouble.push(format!("the server's log:\n{}", self.log()));
-            self.end_by_force();
-            let _ = look_until(END, || self.left().is_empty().then_some(()));
         }
-        if leaks::mounts(&self.marker()).is_empty() {
-            if let Some(Err(error)) = self.dir.take().map(TempDir::close) {
-                trouble.push(format!("remove {}: {error}", self.dir().display()));
-            }
-        } else if let Some(dir) = self.dir.take() {
+        let path = self.dir().to_owned();
+        if !leaks::mounts(&self.marker()).is_empty() {
             // Removing through a mount would remove what was mounted.
-            trouble.push(format!("kept because of a mount: {}", dir.keep().display()));
+            let _ = self.dir.take().map(TempDir::keep);
+            trouble.push(format!("kept because of a mount in it: {}", path.display()));
+        } else if let Some(Err(error)) = self.dir.take().map(TempDir::close) {
+            trouble.push(format!("remove {}: {error}", path.display()));
         }
         trouble
+    }
+
+    /// Whether anything is there still after the time in which it should vanish.
+    fn stays(&self) -> bool {
+        look_until(VANISH, || self.left().is_empty().then_some(())).is_none()
     }
 }
 
