@@ -220,6 +220,18 @@ pub fn cgroups(marker: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Names of the cgroups that servers made for themselves (`forkyard-TAG`) and that hold `pid`: of
+/// nested ones the uppermost, in each hierarchy.
+pub fn server_cgroups(pid: u32) -> BTreeSet<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    text.lines().filter_map(server_cgroup).map(str::to_owned).collect()
+}
+
+/// From a line of `/proc/PID/cgroup`: `NUMBER:CONTROLLERS:PATH`.
+fn server_cgroup(line: &str) -> Option<&str> {
+    line.splitn(3, ':').nth(2)?.split('/').find(|name| name.starts_with("forkyard-"))
+}
+
 /// The target of a line of `mountinfo` if it is a cgroup hierarchy.
 fn cgroup_mount(line: &str) -> Option<PathBuf> {
     let (left, right) = line.split_once(" - ")?;
@@ -325,6 +337,14 @@ mod tests {
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.lives, stat.parent, stat.start), (true, 3, 4242));
         assert!(!Stat::parse(&text.replace(") S", ") Z")).unwrap().lives);
+    }
+
+    #[test]
+    fn a_servers_own_cgroup_is_the_uppermost_of_its_name() {
+        let line = "7:cpu,cpuacct:/user/forkyard-a1/forkyard-server";
+        assert_eq!(server_cgroup(line), Some("forkyard-a1"));
+        assert_eq!(server_cgroup("0::/user.slice/x:forkyard-/y"), None);
+        assert_eq!(server_cgroup("1:name=systemd:/forkyard-b"), Some("forkyard-b"));
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub mod http;
 pub mod image;
 pub mod leaks;
 pub mod poll;
+pub mod run;
 pub mod server;
 
 use std::io::Write as _;
@@ -45,6 +46,7 @@ pub use http::Http;
 pub use image::{ImageDir, image_dir};
 pub use leaks::{Leak, Leaks};
 pub use poll::{wait_for, wait_some};
+pub use run::{finish, finish_within};
 pub use server::{TestServer, binary};
 
 /// Whether this process is root in its user namespace.

@@ -1,12 +1,13 @@
-//! A server of a test's own: its store, its socket, and its end.
+//! A server of a test's own: its store, its socket, its command line and HTTP API.
+
+mod end;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,14 +15,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::leaks::{self, Leak, Process};
+use crate::leaks::{self, Process};
 use crate::poll::poll as look_until;
+use crate::run::finish;
 use crate::{Http, wait_for};
 
 /// How long a server may take until it listens.
 const READY: Duration = Duration::from_secs(30);
-/// How long one command line may take before the test gives up.
-const COMMAND: Duration = Duration::from_secs(120);
 /// How long a server may take to end once told to.
 const END: Duration = Duration::from_secs(20);
 /// How long what a server leaves may take to vanish.
@@ -41,6 +41,8 @@ pub struct TestServer {
     child: Option<Child>,
     /// Every process ever seen below a server of this store; orphans are found again by it.
     seen: BTreeSet<Process>,
+    /// Names of the cgroups that its servers made, as far as a process was ever seen in them.
+    cgroups: BTreeSet<String>,
 }
 
 /// The `forkyard` program under test: `FORKYARD_BIN`, else the one built beside this test.
@@ -84,6 +86,7 @@ impl TestServer {
             started: false,
             child: None,
             seen: BTreeSet::new(),
+            cgroups: BTreeSet::new(),
         };
         server.launch().unwrap_or_else(|why| panic!("{why}"));
         server.started = true;
@@ -271,166 +274,17 @@ impl TestServer {
         found
     }
 
-    /// Keeps the server's descendants in mind before they may become orphans.
+    /// Keeps in mind what belongs to the server, before its processes become orphans or end.
     fn remember(&mut self) {
         self.seen = self.processes();
+        // This test may itself run in a sandbox of forkyard's.
+        let own = leaks::server_cgroups(std::process::id());
+        let found = self.seen.iter().flat_map(|process| leaks::server_cgroups(process.pid));
+        self.cgroups.extend(found.filter(|name| !own.contains(name)));
     }
 
     /// What nothing else on this machine has in a name: the path of the temporary directory.
     fn marker(&self) -> String {
         self.dir().to_string_lossy().into_owned()
-    }
-
-    /// Deletes every sandbox and ends the server, in the way a user does.
-    fn end_politely(&mut self) -> Result<(), String> {
-        let runs = |child: &mut Child| matches!(child.try_wait(), Ok(None));
-        if !self.child.as_mut().is_some_and(runs) {
-            // Its sandboxes live on, and some of their files only a server can remove.
-            self.launch()?;
-        }
-        self.remember();
-        let http = self.http();
-        let ask = |method, target: &str| {
-            let (status, body) =
-                http.request(method, target, "").map_err(|error| error.to_string())?;
-            match status {
-                200..=299 | 404 => Ok(body),
-                _ => Err(format!("{method} {target}: {status} {}", String::from_utf8_lossy(&body))),
-            }
-        };
-        let listed = ask("GET", "/v1/sandboxes")?;
-        let listed: Vec<serde_json::Value> = serde_json::from_slice(&listed)
-            .map_err(|error| format!("GET /v1/sandboxes: {error}"))?;
-        for id in listed.iter().filter_map(|sandbox| sandbox["id"].as_str()) {
-            ask("DELETE", &format!("/v1/sandboxes/{id}"))?;
-        }
-        ask("POST", "/v1/shutdown?force=true")?;
-        let ended = self.child.as_mut().and_then(|child| {
-            look_until(END, || child.try_wait().map_or(Some(()), |status| status.map(|_| ())))
-        });
-        if ended.is_some() {
-            self.child = None;
-        }
-        ended.ok_or_else(|| format!("the server runs {END:?} after POST /v1/shutdown"))
-    }
-
-    /// Kills whatever belongs to this store, the server first.
-    fn end_by_force(&mut self) {
-        self.remember();
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        for process in self.processes() {
-            if let Some(pid) = Pid::from_raw(process.pid as i32) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
-    }
-
-    /// What of this store is still there.
-    fn left(&self) -> Vec<Leak> {
-        let marker = self.marker();
-        let mut left: Vec<Leak> = self.processes().into_iter().map(Leak::process).collect();
-        left.extend(leaks::mounts(&marker));
-        left
-    }
-
-    /// Ends everything and removes the directory; says what went wrong or stayed.
-    fn finish(&mut self) -> Vec<String> {
-        let mut trouble = Vec::new();
-        if self.started {
-            if let Err(why) = self.end_politely() {
-                trouble.push(why);
-            } else if self.stays() {
-                trouble.extend(self.left().iter().map(|leak| format!("left behind: {leak}")));
-            }
-        }
-        if !trouble.is_empty() || !self.started {
-            self.end_by_force();
-            self.stays();
-        }
-        if !trouble.is_empty() {
-            trouble.push(format!("the server's log:\n{}", self.log()));
-        }
-        let path = self.dir().to_owned();
-        if !leaks::mounts(&self.marker()).is_empty() {
-            // Removing through a mount would remove what was mounted.
-            let _ = self.dir.take().map(TempDir::keep);
-            trouble.push(format!("kept because of a mount in it: {}", path.display()));
-        } else if let Some(Err(error)) = self.dir.take().map(TempDir::close) {
-            trouble.push(format!("remove {}: {error}", path.display()));
-        }
-        trouble
-    }
-
-    /// Whether anything is there still after the time in which it should vanish.
-    fn stays(&self) -> bool {
-        look_until(VANISH, || self.left().is_empty().then_some(())).is_none()
-    }
-}
-
-impl Drop for TestServer {
-    fn drop(&mut self) {
-        let trouble = self.finish();
-        if trouble.is_empty() {
-            return;
-        }
-        let report = format!("a test server did not end cleanly:\n{}\n", trouble.join("\n"));
-        if std::thread::panicking() {
-            let _ = std::io::stderr().write_all(report.as_bytes());
-        } else {
-            panic!("{report}");
-        }
-    }
-}
-
-/// Runs a command to its end with `input` on its stdin; panics when it takes over two minutes.
-#[track_caller]
-pub fn finish(command: &mut Command, input: &[u8]) -> Output {
-    finish_within(COMMAND, command, input)
-}
-
-/// The same with another limit.
-#[track_caller]
-pub fn finish_within(limit: Duration, command: &mut Command, input: &[u8]) -> Output {
-    let (stdin, empty) = (Stdio::piped(), input.is_empty());
-    let mut child = command
-        .stdin(if empty { Stdio::null() } else { stdin })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-    let pid = Pid::from_child(&child);
-    if let Some(mut pipe) = child.stdin.take() {
-        let input = input.to_owned();
-        // A command that ends without reading all of it is no failure.
-        std::thread::spawn(move || pipe.write_all(&input));
-    }
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send(child.wait_with_output()));
-    let Ok(output) = receiver.recv_timeout(limit) else {
-        let _ = kill_process(pid, Signal::KILL);
-        panic!("{command:?} runs {limit:?} already");
-    };
-    output.unwrap_or_else(|error| panic!("wait for {command:?}: {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_input_and_output_do_not_block_each_other() {
-        let input = vec![b'x'; 1 << 20];
-        let out = finish(&mut Command::new("cat"), &input);
-        assert!(out.status.success());
-        assert_eq!(out.stdout.len(), input.len());
-    }
-
-    #[test]
-    fn a_command_without_input_reads_end_of_file() {
-        let out = finish(Command::new("sh").args(["-c", "cat; echo $?; echo e >&2"]), b"");
-        assert_eq!((&out.stdout[..], &out.stderr[..]), (&b"0\n"[..], &b"e\n"[..]));
     }
 }

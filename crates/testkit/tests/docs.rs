@@ -7,8 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use forkyard_testkit::docs::{Block, Step, elsewhere, extract, output_matches};
-use forkyard_testkit::server::finish_within;
-use forkyard_testkit::{TestServer, binary, print_skip};
+use forkyard_testkit::{TestServer, binary, finish_within, print_skip};
 
 /// Set to `1` to run the blocks tagged `network` too.
 const NETWORK: &str = "FORKYARD_DOCS_NETWORK";
