@@ -25,6 +25,8 @@
 
 pub mod caps;
 pub mod channel;
+pub mod fsid;
+pub mod host;
 pub mod landlock;
 pub mod mount;
 pub mod net;
