@@ -144,10 +144,13 @@ fn child(
     ] {
         note(feature, unshare(flag));
     }
+    // Layers must lie in the own mount namespace: the working directory moves there, a descriptor
+    // does not.
+    let layers = layers.map(|layers| Ok(rustix::process::fchdir(layers)?));
     let mounts = unshare(UnshareFlags::NEWNS).and_then(|()| mount::make_private());
     if note(Feature::MountNamespace, mounts) {
-        if let Some(layers) = layers {
-            note(Feature::OverlayOnStore, overlay(layers));
+        if let Some(entered) = layers {
+            note(Feature::OverlayOnStore, entered.and_then(|()| overlay()));
         }
         note(Feature::Overlay, overlay_on_tmpfs());
     }
@@ -189,21 +192,29 @@ fn put(file: &std::ffi::CStr, text: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// An overlay, attached nowhere, of the directories `l`, `u` and `w` in `layers`.
-fn overlay(layers: BorrowedFd<'_>) -> io::Result<()> {
-    rustix::process::fchdir(layers)?;
-    let options = [("lowerdir", "l"), ("upperdir", "u"), ("workdir", "w"), ("userxattr", "")];
+/// An overlay, attached nowhere, of `l`, `u` and `w` in the working directory.
+///
+/// Volatile, as a sandbox's is: the end of any other one syncs the whole upper file system.
+fn overlay() -> io::Result<()> {
+    let options = [
+        ("lowerdir", "l"),
+        ("upperdir", "u"),
+        ("workdir", "w"),
+        ("userxattr", ""),
+        ("volatile", ""),
+    ];
     mount::new_mount("overlay", &options, 0).map(drop)
 }
 
 fn overlay_on_tmpfs() -> io::Result<()> {
     let tmpfs = mount::new_mount("tmpfs", &[], 0)?;
-    // Layers must be attached in this namespace; `/` is the one directory that is sure to be there.
+    // It must be attached; `/` is the one directory that is sure to be there.
     mount::attach_mount(&tmpfs, rustix::fs::CWD, "/")?;
     for name in [c"l", c"u", c"w"] {
         mkdirat(&tmpfs, name, FileMode::RWXU)?;
     }
-    overlay(tmpfs.as_fd())
+    rustix::process::fchdir(&tmpfs)?;
+    overlay()
 }
 
 /// Starts the first process of a new pid namespace, with these pids, and has it mount a procfs.
@@ -298,13 +309,13 @@ impl Layers {
 }
 
 impl Drop for Layers {
-    /// The kernel leaves an empty directory in the work directory, of mode 0: it can be removed, but
-    /// not looked into.
+    /// The kernel leaves a mark of the volatile overlay in the work directory, in directories that
+    /// nobody may look into; their owner may change that.
     fn drop(&mut self) {
-        for name in ["w/work", "w/index", "w", "u", "l"] {
-            let _ = std::fs::remove_dir(self.path.join(name));
+        for name in ["w/work", "w/work/incompat", "w/work/incompat/volatile"] {
+            let _ = rustix::fs::chmod(self.path.join(name), FileMode::RWXU);
         }
-        let _ = std::fs::remove_dir(&self.path);
+        let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 
