@@ -295,3 +295,6 @@ impl fmt::Display for Controller {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod fake_tests;
