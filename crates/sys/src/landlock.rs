@@ -20,7 +20,7 @@
 //!   started, and `ps` shows names and states of all. Signals are not restricted.
 //! - With the host's network, abstract Unix sockets of other domains cannot be connected to: that
 //!   shuts out the host's D-Bus and X servers, and also abstract sockets between two commands of
-//!   one sandbox. In a network namespace of its own, a sandbox has none but its own anyway, and
+//!   one sandbox. The wall suits any image for that. In a network namespace of its own, a sandbox has none but its own anyway, and
 //!   nothing is restricted.
 //!
 //! # Kernels

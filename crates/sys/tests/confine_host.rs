@@ -13,6 +13,8 @@ fn every_feature_gets_a_finding_and_nothing_stays_behind() {
     let missing: Vec<_> =
         Feature::ALL.iter().filter(|feature| !host.findings.contains_key(feature)).collect();
     assert!(missing.is_empty(), "{missing:?}");
+    let untried = host.findings.values().find(|found| found.detail.starts_with("could not be"));
+    assert_eq!(untried, None);
     assert_eq!(fs::read_dir(store.path()).expect("list").count(), 0);
     assert_eq!(mounts(), before);
     assert_eq!(host.store.expect("store").directory, store.path());

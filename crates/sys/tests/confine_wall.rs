@@ -13,9 +13,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use common::{Who, in_child, turn_into};
-use forkyard_sys::caps;
 use forkyard_sys::landlock::{self, Strength, Wall};
-use rustix::fs::{Mode, OFlags, openat};
+use forkyard_sys::{caps, mount};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 fn errno<T>(result: io::Result<T>) -> i32 {
     result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1))
@@ -70,6 +70,39 @@ fn nothing_outside_the_root_can_be_reached() {
         let denied = libc::EACCES;
         assert_eq!(answers, [0, 0, 0, denied, denied, denied, denied, denied], "{who:?}");
     }
+}
+
+#[test]
+fn mounts_below_the_root_are_inside_and_the_old_root_is_not() {
+    if !has_wall(2) {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("directory");
+    let old = File::open("/").expect("open");
+    let answers = in_child(|| {
+        turn_into(Who::NamespaceRoot)?;
+        // SAFETY: the child has one thread; only mounts are unshared.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
+        mount::make_private()?;
+        let root = mount::new_mount("tmpfs", &[], 0)?;
+        mount::attach_mount(&root, CWD, directory.path().to_str().unwrap_or_default())?;
+        mkdirat(&root, "below", Mode::RWXU)?;
+        let below = mount::new_mount("tmpfs", &[], 0)?;
+        mount::attach_mount(&below, &root, "below")?;
+        mount::pivot_into(&root)?;
+
+        let wall = Wall::prepare(mount::open_dir("/")?.as_fd(), false).map_err(io::Error::other)?;
+        caps::set_no_new_privs()?;
+        wall.restrict()?;
+        let outside = openat(&old, "etc/passwd", OFlags::RDONLY, Mode::empty());
+        Ok(vec![
+            errno(fs::write("/file", "x")),
+            errno(fs::write("/below/file", "x")),
+            errno(fs::read("/below/file")),
+            errno(outside.map_err(io::Error::from)),
+        ])
+    });
+    assert_eq!(answers, [0, 0, 0, libc::EACCES]);
 }
 
 #[test]

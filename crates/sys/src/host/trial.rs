@@ -87,7 +87,7 @@ fn try_in_child(
             // SAFETY: ends the child without the parent's exit handlers.
             unsafe { libc::_exit(0) }
         }
-        pid => Pid::from_raw(pid).ok_or_else(io::Error::last_os_error)?,
+        pid => started(pid.into())?,
     };
     drop((to_parent, from_parent));
     let answers = read_answers(&mut from_child);
@@ -273,11 +273,17 @@ fn clone3(mut arguments: CloneArguments, body: impl FnOnce() -> i32) -> io::Resu
         // SAFETY: ends the child at once.
         unsafe { libc::_exit(body()) }
     }
-    let child = Pid::from_raw(result as i32).filter(|_| result > 0);
-    let child = child.ok_or_else(io::Error::last_os_error)?;
+    let child = started(result)?;
     let waited = rustix::io::retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()))?;
     let status = waited.and_then(|(_, status)| status.exit_status());
     status.ok_or_else(|| Errno::CHILD.into())
+}
+
+/// The process that a fork or clone3 returned.
+fn started(result: libc::c_long) -> io::Result<Pid> {
+    // rustix takes negative numbers for a mistake of the program's.
+    let pid = if result > 0 { Pid::from_raw(result as i32) } else { None };
+    pid.ok_or_else(io::Error::last_os_error)
 }
 
 /// A copy of the store's mount, attached nowhere, with its ids shown through `user_namespace`.
@@ -324,7 +330,7 @@ pub(super) fn report(found: &mut Findings, outcome: &Outcome, host: &Host) {
     let answers = match &outcome.answers {
         Ok(answers) => answers,
         Err(error) => {
-            for feature in TRIED {
+            for feature in TRIED.into_iter().chain([Feature::IdmappedMount]) {
                 found.unknown(feature, format!("could not be tried: {error}"));
             }
             return;
