@@ -5,6 +5,7 @@ mod compress;
 mod digest;
 mod error;
 mod extract;
+pub mod host;
 mod image;
 mod import;
 mod oci;

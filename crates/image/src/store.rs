@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -26,6 +27,9 @@ use crate::compress::Blob;
 use crate::digest::Digest;
 use crate::error::UnpackError;
 use crate::unpack::{Limits, Ownership, Unpacker};
+
+/// How long a download that was cut off waits to be resumed: over a weekend, not for ever.
+const KEEP_DOWNLOADS: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The layers of a user, or of the system.
 #[derive(Clone, Debug)]
@@ -327,6 +331,20 @@ impl LayerStore {
             }
             unpacker.remove(&path).map_err(failed("unlink", &path))?;
         }
+        self.sweep_downloads()
+    }
+
+    /// Removes downloads that nobody has come back to.
+    fn sweep_downloads(&self) -> Result<(), StoreError> {
+        let dir = self.root.join("blobs");
+        for entry in fs::read_dir(&dir).map_err(failed("readdir", &dir))? {
+            let path = entry.map_err(failed("readdir", &dir))?.path();
+            let changed = fs::metadata(&path).and_then(|meta| meta.modified());
+            let age = changed.ok().and_then(|then| then.elapsed().ok());
+            if age.is_some_and(|age| age > KEEP_DOWNLOADS) {
+                fs::remove_file(&path).map_err(failed("unlink", &path))?;
+            }
+        }
         Ok(())
     }
 
@@ -348,6 +366,10 @@ impl LayerStore {
                 .map_err(|e| failed("flock", &path)(e.into()))?;
             return Ok(WorkDir { path, _lock: lock });
         }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where a download is kept until it is whole.
