@@ -126,8 +126,7 @@ fn times(stat: &Stat) -> Timestamps {
 fn copy_xattrs(from: &OwnedFd, to: &OwnedFd, root: bool) -> io::Result<()> {
     // XATTR_LIST_MAX and XATTR_SIZE_MAX, include/uapi/linux/limits.h.
     const MOST: usize = 64 * 1024;
-    let Ok(needed) = fs::flistxattr(from, &mut [0_u8; 0][..]) else { return Ok(()) };
-    if needed == 0 {
+    if fs::flistxattr_query(from).unwrap_or(0) == 0 {
         return Ok(());
     }
     let mut list = vec![0; MOST];
