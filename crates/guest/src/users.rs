@@ -17,6 +17,9 @@ pub const DATABASE_MAX: usize = 1024 * 1024;
 /// Most supplementary groups of a user; the kernel takes 65,536.
 const GROUPS_MAX: usize = 1024;
 
+/// Longest name that a listing gives; `LOGIN_NAME_MAX` of limits.h.
+const NAME_MAX: usize = 256;
+
 /// A user to run commands or touch files as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -166,7 +169,8 @@ impl Names {
             let mut names: Vec<(u32, String)> = lines(&database)
                 .filter_map(|line| {
                     let id = number(field(line, id_field)?)?;
-                    Some((id, String::from_utf8_lossy(field(line, 0)?).into_owned()))
+                    let name = field(line, 0).filter(|name| name.len() <= NAME_MAX)?;
+                    Some((id, String::from_utf8_lossy(name).into_owned()))
                 })
                 .collect();
             // The first entry of an id counts, as for getpwuid(3).

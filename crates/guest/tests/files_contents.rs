@@ -229,6 +229,35 @@ fn a_users_groups_open_files_but_a_named_group_stands_alone() {
 }
 
 #[test]
+fn root_with_another_group_is_still_root() {
+    if !is_root() || !id_is_mapped(1234) || !group_is_mapped(777) {
+        skip!("root with more than one id");
+    }
+    let place = Place::new();
+    place.file("secret", "text");
+    std::os::unix::fs::chown(place.at("secret"), Some(1234), Some(1)).expect("an owner");
+    fs::set_permissions(place.at("secret"), fs::Permissions::from_mode(0o600)).expect("a mode");
+    assert_eq!(contents(place.ask_as("0:777", read("/secret"))), b"text");
+    place.ask_as("0:777", write("/new", "x")).expect("written");
+    let metadata = fs::metadata(place.at("new")).expect("metadata");
+    assert_eq!((metadata.uid(), metadata.gid()), (0, 777));
+}
+
+#[test]
+fn a_mode_that_may_not_be_set_costs_no_contents() {
+    if !is_root() || !id_is_mapped(1234) {
+        skip!("root with more than one id");
+    }
+    let place = Place::new();
+    place.file("shared", "text");
+    fs::set_permissions(place.at("shared"), fs::Permissions::from_mode(0o666)).expect("a mode");
+    let with_mode = WriteTarget { mode: Some(0o600), ..target("/shared") };
+    let error = place.ask_as("1234", write_to(with_mode, "x")).expect_err("refused");
+    assert_eq!(error.kind, FileErrorKind::PermissionDenied);
+    assert_eq!(place.text("shared"), "text");
+}
+
+#[test]
 fn a_set_id_file_is_not_handed_to_another_user_for_appending() {
     if !is_root() || !id_is_mapped(1234) {
         skip!("root with more than one id");

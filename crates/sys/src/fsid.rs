@@ -52,7 +52,8 @@ pub fn fsgid() -> u32 {
     unsafe { libc::setfsgid(u32::MAX) as u32 }
 }
 
-/// While it lives, this thread's file access has another user's rights and no capability.
+/// While it lives, this thread's file access has another user's rights, and no capability unless
+/// that user is 0.
 ///
 /// Real and effective ids stay, so processes of that user can neither signal nor trace this one
 /// meanwhile. A change of the file system ids makes the kernel clear the process's "dumpable"
@@ -92,8 +93,10 @@ impl FsIdentity {
         thread::set_thread_groups(&groups)?;
         setfsgid(gid)?;
         setfsuid(uid)?;
-        let none = CapabilitySets { effective: CapabilitySet::empty(), ..guard.capabilities };
-        thread::set_capabilities(None, none)?;
+        if uid != 0 {
+            let none = CapabilitySets { effective: CapabilitySet::empty(), ..guard.capabilities };
+            thread::set_capabilities(None, none)?;
+        }
         Ok(guard)
     }
 

@@ -122,14 +122,15 @@ fn open_target(
     Err(FileError::sys("open", path.bytes(), Errno::AGAIN))
 }
 
-/// Gives an existing file the mode asked for, and empties it.
+/// Gives an existing file the mode asked for, and empties it. The mode first: whoever may not
+/// change it is to lose no contents. Emptying takes set-id bits off.
 fn prepare(path: &GuestPath, target: &WriteTarget, file: OwnedFd) -> Result<OwnedFd, FileError> {
     let fail = |action: &str, errno| FileError::sys(action, path.bytes(), errno);
+    let set_mode = |mode| fs::fchmod(&file, mode_of(mode)).map_err(|errno| fail("fchmod", errno));
+    target.mode.map_or(Ok(()), set_mode)?;
     if !target.append {
         retry_on_intr(|| fs::ftruncate(&file, 0)).map_err(|errno| fail("ftruncate", errno))?;
-    }
-    if let Some(mode) = target.mode {
-        fs::fchmod(&file, mode_of(mode)).map_err(|errno| fail("fchmod", errno))?;
+        target.mode.filter(|mode| mode & 0o6000 != 0).map_or(Ok(()), set_mode)?;
     }
     Ok(file)
 }

@@ -148,7 +148,7 @@ pub struct WriteTarget {
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
     /// Permission bits afterwards; absent: as they were, 0644 for a new file. The umask does not
-    /// apply.
+    /// apply. The kernel takes set-id bits off when anybody but root writes.
     pub mode: Option<u32>,
     /// Add to the end.
     pub append: bool,
@@ -299,7 +299,10 @@ pub enum FileErrorKind {
 
 impl FileError {
     pub(super) fn new(action: &str, path: &[u8], kind: FileErrorKind) -> Self {
-        Self { action: action.to_owned(), path: path.to_vec(), kind }
+        // An archive's names are longer than any path.
+        const MOST: usize = 4096;
+        let path = path.get(..MOST).unwrap_or(path).to_vec();
+        Self { action: action.to_owned(), path, kind }
     }
 
     pub(super) fn refused(action: &str, path: &[u8], why: &str) -> Self {

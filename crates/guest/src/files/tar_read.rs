@@ -97,15 +97,16 @@ impl<R: Read> TarReader<R> {
         }
         let (mtime, mtime_nsec) = match over.mtime {
             Some(time) => time,
-            None => (i64::try_from(header.mtime()?).unwrap_or(i64::MAX), 0),
+            None => (i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(i64::MAX), 0),
         };
         Ok(Member {
             path,
             target: over.target.or(target).unwrap_or_default(),
             kind,
-            mode: header.mode()?,
-            uid: over.uid.map_or_else(|| header.uid(), Ok)?,
-            gid: over.gid.map_or_else(|| header.gid(), Ok)?,
+            // Some writers leave fields blank that they have nothing to say in.
+            mode: header.mode().unwrap_or(0o644),
+            uid: over.uid.or_else(|| header.uid().ok()).unwrap_or(0),
+            gid: over.gid.or_else(|| header.gid().ok()).unwrap_or(0),
             mtime,
             mtime_nsec,
             size,
