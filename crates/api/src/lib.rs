@@ -1,5 +1,22 @@
 //! The HTTP API: JSON over HTTP/1.1, and framed byte streams for commands.
+//!
+//! [`routes`] and [`stream`] are what clients need; [`serve`] is the server.
+//!
+//! # Limits
+//!
+//! A JSON body has at most 8 MiB, a request head 64 KiB and 30 seconds to arrive; contents of
+//! files and archives stream and have no limit.
 #![forbid(unsafe_code)]
 
+mod body;
+mod commands;
+mod error;
+mod files;
+mod images;
+mod pipe;
 pub mod routes;
+mod sandboxes;
+mod server;
 pub mod stream;
+
+pub use server::{Served, serve};

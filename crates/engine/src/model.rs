@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Identifies a sandbox for ever: 12 characters, `0-9a-z`, sorted by time of creation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct SandboxId(String);
+pub struct SandboxId(pub(crate) String);
 
 /// Numbers a command within its sandbox, from 1 up; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -377,9 +377,11 @@ impl LayerStore {
         self.root.join("blobs").join(format!("{}.partial", blob.file_name()))
     }
 
-    /// The lock of a download.
-    pub(crate) fn blob_lock(&self, blob: &Digest) -> Result<File, StoreError> {
-        self.lock_file(&format!("blob-{}", blob.file_name()))
+    /// Waits for whoever else downloads a blob.
+    pub(crate) fn lock_blob(&self, blob: &Digest) -> Result<File, StoreError> {
+        let lock = self.lock_file(&format!("blob-{}", blob.file_name()))?;
+        flock(&lock, FlockOperation::LockExclusive, &self.partial(blob))?;
+        Ok(lock)
     }
 
     fn key(&self, layer: &Digest) -> String {

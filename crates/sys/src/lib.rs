@@ -33,3 +33,5 @@ pub mod net;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
+#[cfg(feature = "tokio")]
+pub mod watch;

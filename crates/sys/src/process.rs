@@ -266,3 +266,11 @@ pub fn take_terminal() -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Keeps other processes out of this one's memory and `/proc` files: `PR_SET_DUMPABLE` 0.
+///
+/// See [PR_SET_DUMPABLE(2const)](https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html).
+pub fn set_not_dumpable() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}

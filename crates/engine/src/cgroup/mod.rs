@@ -236,7 +236,7 @@ impl Cgroups {
     }
 
     /// Removes the base groups that hold no sandbox any more; others stay, for the next server.
-    pub fn retire(self) -> Result<()> {
+    pub fn retire(&self) -> Result<()> {
         for seat in &self.seats {
             match file::rmdir(&seat.base) {
                 Err(error) if !(error.is_busy() || error.is_gone()) => return Err(error),

@@ -1,0 +1,109 @@
+//! Sandboxes: make, list, look at, reset, remove.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use forkyard_engine::Engine;
+use forkyard_engine::model::{Event, Sandbox, SandboxSpec, SessionOutput};
+
+use crate::body::Body;
+use crate::error::Answer;
+use crate::routes::{Health, SessionRun, Timeout};
+
+type Shared = State<Arc<Engine>>;
+
+pub(crate) async fn health(State(engine): Shared) -> Json<Health> {
+    Json(Health {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        store: engine.root().display().to_string(),
+        mode: engine.mode().word().to_owned(),
+        sandboxes: engine.alive(),
+    })
+}
+
+pub(crate) async fn create(
+    State(engine): Shared,
+    Body(spec): Body<SandboxSpec>,
+) -> Answer<(StatusCode, Json<Sandbox>)> {
+    // In a task of its own: a client that goes away meanwhile leaves no half-made sandbox.
+    let made = tokio::spawn(async move { engine.create(spec).await }).await;
+    let sandbox = made.map_err(|e| crate::error::Failed::new(500, e.to_string()))??;
+    Ok((StatusCode::CREATED, Json(sandbox.info())))
+}
+
+pub(crate) async fn list(State(engine): Shared) -> Json<Vec<Sandbox>> {
+    Json(engine.list().iter().map(|sandbox| sandbox.info()).collect())
+}
+
+pub(crate) async fn usage(State(engine): Shared) -> Json<Vec<Sandbox>> {
+    let with_usage = |live: &Arc<forkyard_engine::LiveSandbox>| {
+        let usage = engine.usage(live)?;
+        Some(Sandbox { usage: Some(usage), ..live.info() })
+    };
+    Json(engine.list().iter().filter_map(with_usage).collect())
+}
+
+pub(crate) async fn inspect(
+    State(engine): Shared,
+    Path(key): Path<String>,
+) -> Answer<Json<Sandbox>> {
+    let live = engine.find(&key)?;
+    Ok(Json(Sandbox { usage: engine.usage(&live), ..live.info() }))
+}
+
+pub(crate) async fn delete(State(engine): Shared, Path(key): Path<String>) -> Answer<StatusCode> {
+    let live = engine.find(&key)?;
+    let deleted = tokio::spawn(async move { engine.delete(&live).await }).await;
+    deleted.map_err(|e| crate::error::Failed::new(500, e.to_string()))??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn reset(
+    State(engine): Shared,
+    Path(key): Path<String>,
+) -> Answer<Json<Sandbox>> {
+    let live = engine.find(&key)?;
+    let sandbox = Arc::clone(&live);
+    let reset = tokio::spawn(async move { engine.reset(&sandbox).await }).await;
+    reset.map_err(|e| crate::error::Failed::new(500, e.to_string()))??;
+    Ok(Json(live.info()))
+}
+
+pub(crate) async fn timeout(
+    State(engine): Shared,
+    Path(key): Path<String>,
+    Body(timeout): Body<Timeout>,
+) -> Answer<Json<Sandbox>> {
+    let live = engine.find(&key)?;
+    engine.set_timeout(&live, timeout.timeout_ms).await?;
+    Ok(Json(live.info()))
+}
+
+pub(crate) async fn events(
+    State(engine): Shared,
+    Path(key): Path<String>,
+) -> Answer<Json<Vec<Event>>> {
+    Ok(Json(engine.events(&key)?))
+}
+
+pub(crate) async fn run_line(
+    State(engine): Shared,
+    Path(key): Path<String>,
+    Body(run): Body<SessionRun>,
+) -> Answer<Json<SessionOutput>> {
+    let live = engine.find(&key)?;
+    let timeout = run.timeout_ms.map(Duration::from_millis);
+    Ok(Json(live.run_line(&run.command, timeout).await?))
+}
+
+pub(crate) async fn end_session(
+    State(engine): Shared,
+    Path(key): Path<String>,
+) -> Answer<StatusCode> {
+    engine.find(&key)?.end_session().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

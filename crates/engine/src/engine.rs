@@ -1,0 +1,630 @@
+//! The engine: what a server does, without HTTP.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use forkyard_guest::proto::{InitBody, InitError, MountSource, Setup, VolumeMount};
+use forkyard_sys::channel;
+use rustix::fs::FlockOperation;
+
+use crate::cgroup::Cgroups;
+use crate::clock::now;
+use crate::command::RunningCommand;
+use crate::error::{Error, Result};
+use crate::ids::{Mode, SLOTS};
+use crate::images::{Images, Rootfs};
+use crate::layout::Layout;
+use crate::model::{CommandSpec, Event, Net, Sandbox, SandboxId, SandboxSpec, State, Usage};
+use crate::sandbox::{Internal, LiveSandbox, as_record};
+use crate::spawner::Spawner;
+use crate::store::{Record, Store};
+use crate::trash::Trash;
+
+/// How long the end of a killed sandbox is waited for. Only a process that hangs in the kernel
+/// takes more than milliseconds.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// How long setting a sandbox up may take. Only a host that is out of memory or whose disk
+/// hangs takes more than milliseconds.
+const SETUP_WAIT: Duration = Duration::from_secs(30);
+
+/// All that a server has.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) layout: Layout,
+    pub(crate) store: Arc<Store>,
+    pub(crate) mode: Mode,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) spawner: Arc<Spawner>,
+    pub(crate) images: Images,
+    pub(crate) trash: Trash,
+    sandboxes: Mutex<Index>,
+    _lock: File,
+}
+
+/// The sandboxes, by what they are found by.
+#[derive(Debug, Default)]
+struct Index {
+    by_id: BTreeMap<SandboxId, Arc<LiveSandbox>>,
+    names: BTreeMap<String, SandboxId>,
+    slots: BTreeSet<u32>,
+}
+
+impl Engine {
+    /// Opens a store: takes its lock, starts the spawner, and takes over what lives in it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another server serves it, or what the host refused.
+    pub async fn open(root: &Path) -> Result<Arc<Self>> {
+        let layout = Layout::open(root)?;
+        let lock = take_lock(&layout)?;
+        let store = Arc::new(Store::open(&layout.database())?);
+        let mode = Mode::detect()?;
+        let cgroups = Cgroups::detect(&tag(root))?;
+        let spawner = Arc::new(Spawner::start(&mode)?);
+        let images = Images::open(&layout, Arc::clone(&store), &mode, Arc::clone(&spawner)).await?;
+        let trash = Trash::new(layout.trash(), Arc::clone(&spawner));
+        let engine = Arc::new(Self {
+            layout,
+            store,
+            mode,
+            cgroups,
+            spawner,
+            images,
+            trash,
+            sandboxes: Mutex::default(),
+            _lock: lock,
+        });
+        crate::recovery::recover(&engine).await?;
+        Ok(engine)
+    }
+
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// Which ids its sandboxes have: `root`, `subids` or `single`.
+    pub fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
+    /// The images.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// Removes an image that no sandbox is made from.
+    pub async fn remove_image(&self, name: &str) -> Result<()> {
+        let image = self.images.find(name)?.name;
+        let same = |used: &str| self.images.find(used).is_ok_and(|found| found.name == image);
+        if let Some(user) = self.list().iter().find(|live| same(&live.info().image)) {
+            return Err(Error::ImageInUse { image, sandbox: user.id().to_string() });
+        }
+        self.images.remove(&image).await
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All sandboxes, by age.
+    pub fn list(&self) -> Vec<Arc<LiveSandbox>> {
+        self.index().by_id.values().cloned().collect()
+    }
+
+    /// How many run or are about to.
+    pub fn alive(&self) -> usize {
+        self.index().by_id.values().filter(|s| s.state() != State::Ended).count()
+    }
+
+    /// The sandbox of this id or name.
+    pub fn find(&self, key: &str) -> Result<Arc<LiveSandbox>> {
+        let index = self.index();
+        let by_id = key.parse().ok().and_then(|id: SandboxId| index.by_id.get(&id));
+        by_id
+            .or_else(|| index.names.get(key).and_then(|id| index.by_id.get(id)))
+            .cloned()
+            .ok_or_else(|| Error::NoSandbox(key.to_owned()))
+    }
+
+    /// What a sandbox went through, also one that is gone, by its id.
+    pub fn events(&self, key: &str) -> Result<Vec<Event>> {
+        let id = match self.find(key) {
+            Ok(sandbox) => sandbox.id().clone(),
+            Err(error) => key.parse().map_err(|_| error)?,
+        };
+        let events = self.store.events(&id)?;
+        if events.is_empty() { Err(Error::NoSandbox(key.to_owned())) } else { Ok(events) }
+    }
+
+    /// What a sandbox uses.
+    pub fn usage(&self, sandbox: &LiveSandbox) -> Option<Usage> {
+        (sandbox.state() != State::Ended).then(|| sandbox.usage()).flatten()
+    }
+
+    // Create.
+
+    /// Makes a sandbox with a session and waits until it is usable.
+    pub async fn create(self: &Arc<Self>, spec: SandboxSpec) -> Result<Arc<LiveSandbox>> {
+        let (sandbox, ready) = self.begin(spec, Purpose::Keep).await?;
+        self.finish(&sandbox, ready).await?;
+        Ok(sandbox)
+    }
+
+    /// Makes a sandbox without a session and starts a command in it. An ephemeral one is removed
+    /// with its command, by whoever follows that: see [`Engine::remove_if_ephemeral`].
+    pub async fn run(
+        self: &Arc<Self>,
+        spec: SandboxSpec,
+        command: CommandSpec,
+        ephemeral: bool,
+    ) -> Result<(Arc<LiveSandbox>, Arc<RunningCommand>)> {
+        let (sandbox, ready) = self.begin(spec, Purpose::Run { ephemeral }).await?;
+        let result = async {
+            // Already on its way while the sandbox is being set up.
+            let later = sandbox.start_later(command).await?;
+            self.finish_inner(&sandbox, ready).await?;
+            sandbox.started(later).await
+        };
+        match result.await {
+            Ok(command) => Ok((sandbox, command)),
+            Err(error) => Err(self.undo(&sandbox, error).await),
+        }
+    }
+
+    /// Writes a sandbox down and has its init cloned.
+    async fn begin(
+        self: &Arc<Self>,
+        spec: SandboxSpec,
+        purpose: Purpose,
+    ) -> Result<(Arc<LiveSandbox>, Ready)> {
+        crate::check::spec(&spec)?;
+        self.cgroups.check(&spec.limits)?;
+        let image = spec.image.clone().unwrap_or_else(|| crate::images::HOST.to_owned());
+        let rootfs = self.images.rootfs(&image).await?;
+        let id = SandboxId::new();
+        let slot = self.reserve(&id, spec.name.as_deref())?;
+        let (mut internal, mut setup) = self.plan(&id, &spec, rootfs, slot);
+        setup.session = purpose == Purpose::Keep;
+        internal.ephemeral = purpose == Purpose::Run { ephemeral: true };
+        let sandbox = Sandbox {
+            id: id.clone(),
+            name: spec.name.clone(),
+            image,
+            state: State::Creating,
+            reason: None,
+            created_at: now(),
+            started_at: None,
+            ended_at: None,
+            deadline: spec.timeout_ms.map(|ms| now().saturating_add(ms)),
+            parent: None,
+            pid: None,
+            spec,
+            usage: None,
+        };
+        setup.deadline = sandbox.deadline;
+        let live = LiveSandbox::new(Arc::clone(&self.store), sandbox.clone(), internal.clone());
+        let written = as_record(&sandbox, &internal).and_then(|record| self.store.insert(&record));
+        if let Err(error) = written {
+            self.release(&live);
+            return Err(error);
+        }
+        self.index().by_id.insert(id, Arc::clone(&live));
+        match self.spawn(&live, setup).await {
+            Ok(ready) => Ok((live, ready)),
+            Err(error) => Err(self.undo(&live, error).await),
+        }
+    }
+
+    /// Decides what a sandbox is made of.
+    fn plan(
+        &self,
+        id: &SandboxId,
+        spec: &SandboxSpec,
+        rootfs: Rootfs,
+        slot: u32,
+    ) -> (Internal, Setup) {
+        let mut sources = rootfs.sources;
+        let mut add = |path: String, read_only, recursive| {
+            sources.push(MountSource { path, read_only, recursive });
+            sources.len() - 1
+        };
+        let state = add(self.layout.sandbox(id).to_string_lossy().into_owned(), false, false);
+        let dev = add("/dev".to_owned(), true, true);
+        let mut volumes: Vec<VolumeMount> = Vec::new();
+        if spec.net == Net::Host {
+            let source = add("/sys".to_owned(), true, true);
+            volumes.push(VolumeMount { source, target: "/sys".to_owned() });
+        }
+        for volume in &spec.volumes {
+            let source = add(volume.source.clone(), volume.read_only, true);
+            volumes.push(VolumeMount { source, target: volume.target.clone() });
+        }
+        let config = rootfs.config;
+        let mut env = config.env;
+        env.extend(spec.env.iter().map(|(name, value)| format!("{name}={value}")));
+        let setup = Setup {
+            hostname: spec.name.clone().unwrap_or_else(|| id.to_string()),
+            host_network: spec.net == Net::Host,
+            overlays: rootfs.overlays.clone(),
+            state,
+            generation: "g1".to_owned(),
+            dev,
+            volumes,
+            tmp_size: tmp_size(spec.limits.memory),
+            resolv_conf: (spec.net == Net::Host)
+                .then(|| std::fs::read("/etc/resolv.conf").ok())
+                .flatten(),
+            cgroup2: self.cgroups.offers(crate::cgroup::Controller::Memory)
+                == Some(crate::cgroup::Version::V2),
+            // In the host's network, its scope keeps the host's abstract sockets away.
+            landlock: rootfs.landlock || spec.net == Net::Host,
+            env,
+            user: spec.user.clone().or(config.user).unwrap_or_else(|| "0".to_owned()),
+            workdir: spec.workdir.clone().or(config.workdir).unwrap_or_else(|| "/".to_owned()),
+            session: true,
+            deadline: None,
+        };
+        let internal = Internal {
+            slot,
+            generation: 1,
+            overlays: rootfs.overlays,
+            sources,
+            group: None,
+            default_argv: config.argv,
+            ephemeral: false,
+            oom_kills: 0,
+        };
+        (internal, setup)
+    }
+
+    /// Makes directories, groups and sockets, and has init cloned.
+    async fn spawn(self: &Arc<Self>, live: &Arc<LiveSandbox>, setup: Setup) -> Result<Ready> {
+        let id = live.id().clone();
+        let internal = live.internal();
+        let names: Vec<&str> = internal.overlays.iter().map(|o| o.name.as_str()).collect();
+        self.layout.make_generation(&id, &internal.generation_name(), &names)?;
+        let group = self.cgroups.create(&id, &live.info().spec.limits)?;
+        // Found by its name again, should the server die before it is written down.
+        live.record().1.group = Some(group.clone());
+        let path = self.layout.socket(&id);
+        let listener =
+            channel::listen_at(&path).map_err(Error::io(format!("listening at {}", path.display())))?;
+        let (ours, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
+        let ids = self.mode.ids(internal.slot);
+        let spawned = self
+            .spawner
+            .spawn(ids, internal.sources, setup, theirs, &listener, Some(&group))
+            .await?;
+        let pid = spawned.pid;
+        let ready = live.connect(ours, spawned.pidfd, self.on_end())?;
+        Ok(Ready { pid, ready })
+    }
+
+    /// What is done when a sandbox's init is gone.
+    pub(crate) fn on_end(self: &Arc<Self>) -> impl FnOnce(Arc<LiveSandbox>) + Send + 'static {
+        let engine = Arc::downgrade(self);
+        move |live| {
+            if let Some(engine) = engine.upgrade() {
+                engine.ended(&live);
+            }
+        }
+    }
+
+    async fn finish(self: &Arc<Self>, live: &Arc<LiveSandbox>, ready: Ready) -> Result<()> {
+        match self.finish_inner(live, ready).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.undo(live, error).await),
+        }
+    }
+
+    async fn finish_inner(&self, live: &LiveSandbox, ready: Ready) -> Result<()> {
+        let Ready { pid, ready } = ready;
+        match tokio::time::timeout(SETUP_WAIT, ready).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(InitError::Setup(failure)))) => return Err(Error::Kernel(failure)),
+            Ok(Ok(Err(error))) => return Err(error.into()),
+            Ok(Err(_)) => return Err(Error::Gone(live.id().to_string())),
+            Err(_) => return Err(Error::Invalid("setting the sandbox up took too long".into())),
+        }
+        live.change("start", "", |sandbox, _| {
+            sandbox.state = State::Running;
+            sandbox.started_at = Some(now());
+            sandbox.pid = Some(pid);
+        })
+    }
+
+    /// Removes a sandbox that could not be made, and gives the error back.
+    async fn undo(self: &Arc<Self>, live: &Arc<LiveSandbox>, error: Error) -> Error {
+        if let Err(undo) = self.remove(live, &format!("not made: {error}")).await {
+            tracing::error!(sandbox = %live.id(), error = %undo, "undoing a failed create");
+        }
+        error
+    }
+
+    /// Takes a name and a slot for a sandbox.
+    fn reserve(&self, id: &SandboxId, name: Option<&str>) -> Result<u32> {
+        let mut index = self.index();
+        if let Some(name) = name {
+            if let Some(by) = index.names.get(name) {
+                return Err(Error::NameTaken { name: name.to_owned(), by: by.to_string() });
+            }
+            if name.parse::<SandboxId>().is_ok_and(|id| index.by_id.contains_key(&id)) {
+                return Err(Error::NameTaken { name: name.to_owned(), by: name.to_owned() });
+            }
+        }
+        let slot = (0..SLOTS)
+            .find(|slot| !index.slots.contains(slot))
+            .ok_or_else(|| Error::Invalid(format!("{SLOTS} sandboxes exist: no more ids")))?;
+        index.slots.insert(slot);
+        if let Some(name) = name {
+            index.names.insert(name.to_owned(), id.clone());
+        }
+        Ok(slot)
+    }
+
+    fn release(&self, live: &LiveSandbox) {
+        let mut index = self.index();
+        index.by_id.remove(live.id());
+        let record = live.record();
+        index.slots.remove(&record.1.slot);
+        if let Some(name) = &record.0.name
+            && index.names.get(name) == Some(live.id())
+        {
+            index.names.remove(name);
+        }
+    }
+
+    /// Takes a sandbox up from the store.
+    pub(crate) fn take_up(&self, record: &Record, internal: Internal) -> Arc<LiveSandbox> {
+        let slot = internal.slot;
+        let live =
+            LiveSandbox::new(Arc::clone(&self.store), record.sandbox.clone(), internal);
+        let mut index = self.index();
+        index.slots.insert(slot);
+        if let Some(name) = &record.sandbox.name {
+            index.names.insert(name.clone(), live.id().clone());
+        }
+        index.by_id.insert(live.id().clone(), Arc::clone(&live));
+        live
+    }
+
+    /// Removes a sandbox that was made for a command, once nobody follows that any more.
+    pub async fn remove_if_ephemeral(&self, live: &Arc<LiveSandbox>) {
+        let followed = |c: &Arc<RunningCommand>| !c.is_unattended();
+        if live.internal().ephemeral
+            && !live.list_commands().iter().any(followed)
+            && let Err(error) = self.delete(live).await
+        {
+            tracing::error!(sandbox = %live.id(), %error, "removing after its command");
+        }
+    }
+
+    /// Ends commands whose clients did not come back after a server was killed.
+    pub(crate) async fn end_unattended(&self) {
+        for live in self.list() {
+            for command in live.list_commands().iter().filter(|c| c.is_unattended()) {
+                if command.info().exit.is_none() {
+                    let _ = live.stop(command.id()).await;
+                }
+            }
+            self.remove_if_ephemeral(&live).await;
+        }
+    }
+
+    // Reset.
+
+    /// Throws away everything that a sandbox did, and starts it again from its image.
+    pub async fn reset(&self, live: &Arc<LiveSandbox>) -> Result<()> {
+        let _turn = live.transition.lock().await;
+        if live.state() != State::Running {
+            return Err(live.wrong_state());
+        }
+        live.change("reset", "", |sandbox, _| sandbox.state = State::Resetting)?;
+        self.reset_now(live).await
+    }
+
+    /// The reset of a sandbox that is written down as being reset.
+    pub(crate) async fn reset_now(&self, live: &Arc<LiveSandbox>) -> Result<()> {
+        let id = live.id().clone();
+        let internal = live.internal();
+        let old = self.layout.sandbox(&id).join(internal.generation_name());
+        let next = Internal { generation: internal.generation + 1, ..internal };
+        let generation = next.generation_name();
+        let names: Vec<&str> = next.overlays.iter().map(|o| o.name.as_str()).collect();
+        self.layout.make_generation(&id, &generation, &names)?;
+        let pid = live.info().pid.unwrap_or(0);
+        let ids = self.mode.ids(next.slot);
+        let mounts = self.spawner.mounts(pid, ids, next.sources.clone()).await?;
+        let fds: Vec<_> = mounts.iter().map(std::os::fd::AsFd::as_fd).collect();
+        let done = live.ask(InitBody::Reset { generation }, &fds).await;
+        drop(mounts);
+        live.lose_everything();
+        live.forget_session().await;
+        if let Err(error) = done {
+            // Half a reset is no sandbox.
+            live.kill();
+            return Err(error);
+        }
+        live.change("ready", "", |sandbox, internal| {
+            sandbox.state = State::Running;
+            internal.generation = next.generation;
+        })?;
+        self.layout.discard(&old)?;
+        self.trash.sweep();
+        Ok(())
+    }
+
+    // End.
+
+    /// Changes when a sandbox ends; never with `None`.
+    pub async fn set_timeout(&self, live: &LiveSandbox, timeout_ms: Option<u64>) -> Result<()> {
+        if live.state() != State::Running {
+            return Err(live.wrong_state());
+        }
+        let at = timeout_ms.map(|ms| now().saturating_add(ms));
+        live.change("deadline", "", |sandbox, _| sandbox.deadline = at)?;
+        live.ask(InitBody::Deadline { at }, &[]).await?;
+        Ok(())
+    }
+
+    /// Kills a sandbox and removes all that there is of it.
+    pub async fn delete(&self, live: &Arc<LiveSandbox>) -> Result<()> {
+        self.remove(live, "").await
+    }
+
+    async fn remove(&self, live: &Arc<LiveSandbox>, detail: &str) -> Result<()> {
+        let _turn = live.transition.lock().await;
+        if self.find(live.id().as_str()).is_err() {
+            return Ok(());
+        }
+        if live.state() != State::Ended {
+            live.change("deleting", detail, |sandbox, _| sandbox.state = State::Deleting)?;
+            live.kill();
+            live.reaped(KILL_WAIT).await?;
+            live.mark_ended();
+        }
+        self.clean_up(live)?;
+        self.layout.discard(&self.layout.sandbox(live.id()))?;
+        self.store.remove(live.id(), detail)?;
+        self.release(live);
+        self.trash.sweep();
+        Ok(())
+    }
+
+    /// Removes what an ended sandbox no longer needs: its groups and socket.
+    fn clean_up(&self, live: &LiveSandbox) -> Result<()> {
+        let _ = std::fs::remove_file(self.layout.socket(live.id()));
+        if let Some(group) = live.record().1.group.take() {
+            group.remove(Duration::from_millis(200))?;
+        }
+        Ok(())
+    }
+
+    /// Writes down that a sandbox's init is gone, and why.
+    fn ended(&self, live: &Arc<LiveSandbox>) {
+        let state = live.state();
+        if matches!(state, State::Running | State::Resetting) {
+            let info = live.info();
+            let reason = if info.deadline.is_some_and(|at| at <= now()) {
+                "deadline"
+            } else if live.had_oom() {
+                "out of memory"
+            } else {
+                "killed"
+            };
+            self.write_end(live, reason);
+        }
+        live.mark_ended();
+    }
+
+    pub(crate) fn write_end(&self, live: &Arc<LiveSandbox>, reason: &str) {
+        let written = live.change("end", reason, |sandbox, _| {
+            sandbox.state = State::Ended;
+            sandbox.reason = Some(reason.to_owned());
+            sandbox.ended_at = Some(now());
+            sandbox.pid = None;
+        });
+        let cleaned = written.and_then(|()| self.clean_up(live));
+        if let Err(error) = cleaned {
+            tracing::error!(sandbox = %live.id(), %error, "cleaning up behind an ended sandbox");
+        }
+    }
+
+    /// Kills and removes every sandbox.
+    pub async fn delete_all(&self) -> Result<()> {
+        for live in self.list() {
+            self.delete(&live).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until what was thrown away is gone from the disk.
+    pub async fn settle(&self) {
+        self.trash.settled().await;
+    }
+
+    /// Removes what a server that has no sandbox leaves behind on the host.
+    pub fn retire(&self) {
+        if self.alive() == 0 {
+            let swept = self.cgroups.sweep(&BTreeSet::new());
+            if let Err(error) = swept.map(drop).and_then(|()| self.cgroups.retire()) {
+                tracing::warn!(%error, "removing the base cgroup");
+            }
+        }
+    }
+}
+
+/// What a sandbox is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To be used: it gets a session.
+    Keep,
+    /// One command.
+    Run {
+        /// And then to be removed.
+        ephemeral: bool,
+    },
+}
+
+/// What tells that a sandbox is set up.
+struct Ready {
+    pid: u32,
+    ready: tokio::sync::oneshot::Receiver<std::result::Result<(), InitError>>,
+}
+
+/// Size of a sandbox's /tmp and /dev/shm each: half of its memory, or a quarter of the host's, so
+/// that filling it up gives ENOSPC before it costs the sandbox or the host its memory.
+fn tmp_size(limit: Option<u64>) -> u64 {
+    const PAGE: u64 = 4096;
+    let info = rustix::system::sysinfo();
+    let host = info.totalram as u64 * u64::from(info.mem_unit);
+    let size = limit.map_or(host / 4, |limit| (limit / 2).min(host / 4));
+    size.max(PAGE) / PAGE * PAGE
+}
+
+/// Tells stores on one host apart in the names of cgroups.
+fn tag(root: &Path) -> String {
+    // FNV-1a: must be the same in every version, and need not be more.
+    let hash = root.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+fn take_lock(layout: &Layout) -> Result<File> {
+    let path = layout.lock();
+    let failed = || Error::io(format!("locking {}", path.display()));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed())?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {
+            let pid = std::process::id().to_string();
+            file.set_len(0).map_err(failed())?;
+            std::os::unix::fs::FileExt::write_all_at(&file, pid.as_bytes(), 0)
+                .map_err(failed())?;
+            Ok(file)
+        }
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked {
+            store: layout.root().display().to_string(),
+            pid: std::fs::read_to_string(&path).ok().filter(|pid| !pid.is_empty()),
+        }),
+        Err(e) => Err(failed()(e.into())),
+    }
+}
+
+/// A descriptor of a sandbox's control socket and init, found again by a later server.
+pub(crate) struct Found {
+    pub(crate) socket: OwnedFd,
+    pub(crate) pidfd: OwnedFd,
+}

@@ -1,0 +1,203 @@
+//! What can go wrong, said for people: what was tried on what, why not, and what to do.
+
+use forkyard_guest::files::proto::{FileError, FileErrorKind};
+use forkyard_guest::proto::{Failure, InitError, StartError};
+
+use crate::cgroup;
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No sandbox of that id or name.
+    #[error("no such sandbox: {0}")]
+    NoSandbox(String),
+    /// No command of that number.
+    #[error("no such command: {command} in sandbox {sandbox}")]
+    NoCommand {
+        /// The sandbox.
+        sandbox: String,
+        /// The command.
+        command: u32,
+    },
+    /// No image of that name.
+    #[error("no such image: {0}")]
+    NoImage(String),
+    /// The image is used by sandboxes.
+    #[error("image {image}: used by sandbox {sandbox}")]
+    ImageInUse {
+        /// The image.
+        image: String,
+        /// One that uses it.
+        sandbox: String,
+    },
+    /// Another sandbox has the name.
+    #[error("name taken: {name} is sandbox {by}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        by: String,
+    },
+    /// The request makes no sense, before anything was done.
+    #[error("{0}")]
+    Invalid(String),
+    /// The sandbox cannot do that in its state.
+    #[error("sandbox {id} is {state}{}", reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+    State {
+        /// The sandbox.
+        id: String,
+        /// Its state, in words.
+        state: &'static str,
+        /// Why it is in it.
+        reason: Option<String>,
+    },
+    /// A command still runs.
+    #[error("command {0} still runs")]
+    Running(u32),
+    /// A command could not be started.
+    #[error(transparent)]
+    Start(StartError),
+    /// A file request failed.
+    #[error(transparent)]
+    File(FileError),
+    /// A system call in the spawner or in init failed.
+    #[error(transparent)]
+    Kernel(Failure),
+    /// A system call in the server failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried on what.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The store's database failed.
+    #[error("store: {0}")]
+    Store(#[from] rusqlite::Error),
+    /// Limits or accounting failed.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    /// Another server serves this store.
+    #[error("store {store}: another server serves it{}", pid.as_ref().map(|p| format!(" (pid {p})")).unwrap_or_default())]
+    Locked {
+        /// The store.
+        store: String,
+        /// The other server.
+        pid: Option<String>,
+    },
+    /// Something about images failed.
+    #[error("{message}")]
+    Image {
+        /// What was tried on what, and why it failed.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The sandbox ended while it was asked for something.
+    #[error("sandbox {0} ended")]
+    Gone(String),
+}
+
+/// What the engine gives.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// A failed system call of the server's own.
+    pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// What to do about it, where there is something to do.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoSandbox(_) => "`forkyard ls -a` lists them",
+            Self::NoCommand { .. } => "`forkyard ps ID` lists a sandbox's commands",
+            Self::NoImage(_) => {
+                "`forkyard image ls` lists what is here; `forkyard image pull REF` and \
+                 `forkyard image import PATH NAME` get more"
+            }
+            Self::ImageInUse { .. } => "remove the sandbox first: `forkyard rm -f ID`",
+            Self::NameTaken { .. } => "choose another name, or remove that one: `forkyard rm -f`",
+            Self::State { state: "ended", .. } => "make a new one; `forkyard rm ID` removes it",
+            Self::Running(_) => "end it first: `forkyard kill ID COMMAND`",
+            Self::Start(StartError::Processes) => {
+                "raise its limit with `--pids`, or end what runs in it"
+            }
+            Self::Locked { .. } => "give this one a store of its own: `--store DIR`",
+            Self::Kernel(_) => "`forkyard doctor` tells what this host lacks",
+            Self::Cgroup(error) => return error.hint(),
+            Self::Image { hint, .. } => return hint.clone(),
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                "free some space, or move the store: `--store DIR`"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// The HTTP status that says it best.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NoSandbox(_) | Self::NoCommand { .. } | Self::NoImage(_) => 404,
+            Self::NameTaken { .. }
+            | Self::State { .. }
+            | Self::Running(_)
+            | Self::ImageInUse { .. }
+            | Self::Locked { .. } => 409,
+            Self::Invalid(_) => 400,
+            Self::Start(_) => 422,
+            Self::Gone(_) => 410,
+            Self::File(error) => match error.kind {
+                FileErrorKind::NotFound => 404,
+                FileErrorKind::PermissionDenied => 403,
+                FileErrorKind::AlreadyExists => 409,
+                FileErrorKind::NoSpace => 507,
+                FileErrorKind::TooLarge(_) => 413,
+                FileErrorKind::Other { .. } => 500,
+                _ => 400,
+            },
+            Self::Cgroup(cgroup::Error::BadLimit(_) | cgroup::Error::Lacking(_)) => 400,
+            Self::Image { .. } => 422,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => 507,
+            _ => 500,
+        }
+    }
+
+    /// The exit code that a command line ends with.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Start(StartError::NotFound(_)) => 127,
+            Self::Start(StartError::NotExecutable { .. }) => 126,
+            _ => 125,
+        }
+    }
+}
+
+macro_rules! image_errors {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Self {
+                Self::Image { message: error.to_string(), hint: None }
+            }
+        }
+    )*};
+}
+
+image_errors!(
+    forkyard_image::StoreError,
+    forkyard_image::ImportError,
+    forkyard_image::host::HostError
+);
+
+impl From<InitError> for Error {
+    fn from(error: InitError) -> Self {
+        match error {
+            InitError::NoCommand(command) => Self::NoCommand { sandbox: String::new(), command },
+            InitError::Running(command) => Self::Running(command),
+            InitError::Start(error) => Self::Start(error),
+            InitError::File(error) => Self::File(error),
+            InitError::Failed(failure) | InitError::Setup(failure) => Self::Kernel(failure),
+        }
+    }
+}

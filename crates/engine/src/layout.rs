@@ -1,0 +1,111 @@
+//! Where things are in a store.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::model::SandboxId;
+
+/// A store's directories.
+///
+/// ```text
+/// STORE/lock                      held by the server
+///      /store.sqlite              what must be consistent
+///      /images/                   layers, see forkyard-image
+///      /sandboxes/ID/GENERATION/OVERLAY/{upper,work}
+///      /run/ID                    socket of a sandbox's init
+///      /trash/                    being removed
+/// ```
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Makes what is missing, readable by its owner alone.
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let layout = Self { root: root.to_owned() };
+        for dir in [layout.root.clone(), layout.sandboxes(), layout.run(), layout.trash()] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .map_err(Error::io(format!("making {}", dir.display())))?;
+        }
+        Ok(layout)
+    }
+
+    /// The store itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.root.join("store.sqlite")
+    }
+
+    pub(crate) fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    pub(crate) fn sandboxes(&self) -> PathBuf {
+        self.root.join("sandboxes")
+    }
+
+    pub(crate) fn sandbox(&self, id: &SandboxId) -> PathBuf {
+        self.sandboxes().join(id.as_str())
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    pub(crate) fn socket(&self, id: &SandboxId) -> PathBuf {
+        self.run().join(id.as_str())
+    }
+
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
+    /// Makes the uppers of one generation of a sandbox.
+    pub(crate) fn make_generation(
+        &self,
+        id: &SandboxId,
+        generation: &str,
+        overlays: &[&str],
+    ) -> Result<()> {
+        let make = |path: PathBuf| match std::fs::create_dir(&path) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(Error::io(format!("making {}", path.display()))(e)),
+        };
+        let base = self.sandbox(id);
+        make(base.clone())?;
+        let base = base.join(generation);
+        make(base.clone())?;
+        for overlay in overlays {
+            let dir = base.join(overlay);
+            make(dir.clone())?;
+            make(dir.join("upper"))?;
+            make(dir.join("work"))?;
+        }
+        Ok(())
+    }
+
+    /// Moves a directory of the store out of the way, to be removed behind everybody's back.
+    pub(crate) fn discard(&self, path: &Path) -> Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let parent = path.parent().and_then(Path::file_name).unwrap_or_default();
+        let name = format!("{}-{name}-{}", parent.to_string_lossy(), crate::clock::unique());
+        match std::fs::rename(path, self.trash().join(name)) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::io(format!("discarding {}", path.display()))(e)),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Takes over what a killed server left: finishes or undoes what was cut off, and removes what
+//! nobody owns.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forkyard_sys::channel;
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::engine::{Engine, Found};
+use crate::error::{Error, Result};
+use crate::model::{SandboxId, State};
+use crate::sandbox::{Internal, LiveSandbox};
+use crate::store::Record;
+
+/// How long clients of a killed server have to come back to their commands.
+const RETURN_WAIT: Duration = Duration::from_secs(15);
+
+/// Brings store, host and memory to agree.
+pub(crate) async fn recover(engine: &Arc<Engine>) -> Result<()> {
+    let records = engine.store.sandboxes()?;
+    sweep_groups(engine, &records)?;
+    for record in records {
+        let id = record.sandbox.id.clone();
+        let internal: Internal = match serde_json::from_str(&record.internal) {
+            Ok(internal) => internal,
+            Err(error) => {
+                tracing::error!(sandbox = %id, %error, "unreadable record: removing the sandbox");
+                engine.layout.discard(&engine.layout.sandbox(&id))?;
+                engine.store.remove(&id, "unreadable record")?;
+                continue;
+            }
+        };
+        let live = engine.take_up(&record, internal);
+        if let Err(error) = recover_one(engine, &live).await {
+            tracing::error!(sandbox = %id, %error, "recovering");
+            live.kill();
+            engine.write_end(&live, "not recovered");
+        }
+    }
+    sweep_files(engine)?;
+    let engine = Arc::downgrade(engine);
+    tokio::spawn(async move {
+        tokio::time::sleep(RETURN_WAIT).await;
+        if let Some(engine) = engine.upgrade() {
+            engine.end_unattended().await;
+        }
+    });
+    Ok(())
+}
+
+async fn recover_one(engine: &Arc<Engine>, live: &Arc<LiveSandbox>) -> Result<()> {
+    match live.state() {
+        State::Ended => Ok(()),
+        // Neither was ever said to be there: undone, or finished.
+        State::Creating | State::Deleting => engine.delete(live).await,
+        State::Running | State::Resetting => match find(engine, live) {
+            Ok(found) => take_over(engine, live, found).await,
+            Err(error) => {
+                tracing::info!(sandbox = %live.id(), %error, "its init is gone");
+                let reason = match live.info().deadline {
+                    Some(at) if at <= crate::clock::now() => "deadline",
+                    _ => "its processes are gone",
+                };
+                engine.write_end(live, reason);
+                live.mark_ended();
+                Ok(())
+            }
+        },
+    }
+}
+
+async fn take_over(engine: &Arc<Engine>, live: &Arc<LiveSandbox>, found: Found) -> Result<()> {
+    // It was ready long ago: nothing tells so again.
+    drop(live.connect(found.socket, found.pidfd, engine.on_end())?);
+    if live.state() == State::Resetting {
+        return engine.reset_now(live).await;
+    }
+    live.adopt_commands().await?;
+    engine.store.event(live.id(), "takeover", "")?;
+    Ok(())
+}
+
+/// Connects to the init of a sandbox, and makes sure that it is the one that was written down.
+fn find(engine: &Engine, live: &LiveSandbox) -> Result<Found> {
+    let path = engine.layout.socket(live.id());
+    let failed = || Error::io(format!("connecting to {}", path.display()));
+    let pid = live
+        .info()
+        .pid
+        .and_then(|pid| Pid::from_raw(pid as i32))
+        .ok_or_else(|| failed()(io::ErrorKind::NotFound.into()))?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|e| failed()(e.into()))?;
+    // After the pidfd: when the socket answers now, its process was alive then.
+    let socket = channel::connect_to(&path).map_err(failed())?;
+    Ok(Found { socket, pidfd })
+}
+
+/// Kills what lives in groups of ours that no running sandbox has: half-made sandboxes too.
+fn sweep_groups(engine: &Engine, records: &[Record]) -> Result<()> {
+    let running = |record: &&Record| {
+        matches!(record.sandbox.state, State::Running | State::Resetting)
+    };
+    let names: Vec<String> = records
+        .iter()
+        .filter(running)
+        .filter_map(|record| serde_json::from_str::<Internal>(&record.internal).ok())
+        .filter_map(|internal| Some(internal.group?.name().to_owned()))
+        .collect();
+    let keep: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    for swept in engine.cgroups.sweep(&keep)? {
+        match swept.error {
+            None => tracing::info!(group = swept.name, "removed a group that nobody owns"),
+            Some(error) => tracing::error!(group = swept.name, %error, "removing a group"),
+        }
+    }
+    Ok(())
+}
+
+/// Removes directories and sockets of no sandbox.
+fn sweep_files(engine: &Engine) -> Result<()> {
+    for dir in [engine.layout.sandboxes(), engine.layout.run()] {
+        let failed = || Error::io(format!("reading {}", dir.display()));
+        for entry in std::fs::read_dir(&dir).map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            let name = entry.file_name();
+            let known = name.to_str().is_some_and(|name| {
+                name.parse::<SandboxId>().is_ok() && engine.find(name).is_ok()
+            });
+            if !known {
+                engine.layout.discard(&entry.path())?;
+            }
+        }
+    }
+    engine.trash.sweep();
+    Ok(())
+}

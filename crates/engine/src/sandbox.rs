@@ -1,0 +1,595 @@
+//! A live sandbox: its record, its init, its commands and its session.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use forkyard_guest::files::proto::{FileReply, FileRequest};
+use forkyard_guest::proto::{
+    InitBody, InitError, InitMessage, InitOk, InitRequest, MountSource, Overlay, Start, decode,
+    encode,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::cgroup::Group;
+use crate::clock::now;
+use crate::command::RunningCommand;
+use crate::error::{Error, Result};
+use crate::link::{Answer, Link};
+use crate::model::{
+    CommandId, CommandSpec, Sandbox, SandboxId, SessionOutput, State, Usage,
+};
+use crate::session::{Collected, PATIENCE, Progress, Session};
+use crate::store::{Record, Store};
+
+/// How many ended commands of a sandbox are remembered with their output.
+const ENDED_KEPT: usize = 64;
+
+/// What the engine needs to know of a sandbox besides what users see; stored as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Internal {
+    /// Which range of host ids it has.
+    pub(crate) slot: u32,
+    /// Counts its resets; names its uppers.
+    pub(crate) generation: u32,
+    /// Its root and other overlays.
+    pub(crate) overlays: Vec<Overlay>,
+    /// What its mounts are made of.
+    pub(crate) sources: Vec<MountSource>,
+    /// Its cgroups.
+    pub(crate) group: Option<Group>,
+    /// Arguments of a command that names none: the image's entrypoint, then its command.
+    pub(crate) default_argv: Vec<String>,
+    /// Made for one command, to be removed with it.
+    #[serde(default)]
+    pub(crate) ephemeral: bool,
+    /// Processes killed for want of memory when last looked.
+    #[serde(default)]
+    pub(crate) oom_kills: u64,
+}
+
+impl Internal {
+    pub(crate) fn generation_name(&self) -> String {
+        format!("g{}", self.generation)
+    }
+}
+
+/// What init says to a request.
+type Reply = std::result::Result<InitOk, InitError>;
+
+/// A sandbox that the server knows.
+#[derive(Debug)]
+pub struct LiveSandbox {
+    id: SandboxId,
+    store: Arc<Store>,
+    record: Mutex<(Sandbox, Internal)>,
+    init: Mutex<Option<Arc<Link<Reply>>>>,
+    pidfd: Mutex<Option<Arc<OwnedFd>>>,
+    commands: Mutex<BTreeMap<u32, Arc<RunningCommand>>>,
+    session: tokio::sync::Mutex<Option<Session>>,
+    /// The last shell that ended.
+    session_ended: watch::Sender<u32>,
+    /// Its init is gone.
+    ended: watch::Sender<bool>,
+    /// When something was last asked of it, for the curious.
+    last_used: AtomicU64,
+    /// Reset and delete wait for each other.
+    pub(crate) transition: tokio::sync::Mutex<()>,
+}
+
+impl LiveSandbox {
+    pub(crate) fn new(store: Arc<Store>, sandbox: Sandbox, internal: Internal) -> Arc<Self> {
+        let (session_ended, _) = watch::channel(0);
+        let (ended, _) = watch::channel(false);
+        Arc::new(Self {
+            id: sandbox.id.clone(),
+            store,
+            record: Mutex::new((sandbox, internal)),
+            init: Mutex::default(),
+            pidfd: Mutex::default(),
+            commands: Mutex::default(),
+            session: tokio::sync::Mutex::default(),
+            session_ended,
+            ended,
+            last_used: AtomicU64::new(now()),
+            transition: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// What `inspect` shows, without usage.
+    pub fn info(&self) -> Sandbox {
+        self.record().0.clone()
+    }
+
+    /// What it uses now.
+    pub fn usage(&self) -> Option<Usage> {
+        let group = self.record().1.group.clone()?;
+        Some(group.usage())
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> State {
+        self.record().0.state
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, (Sandbox, Internal)> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn internal(&self) -> Internal {
+        self.record().1.clone()
+    }
+
+    /// Changes its record: written to the store first, then here.
+    pub(crate) fn change(
+        &self,
+        kind: &str,
+        detail: &str,
+        change: impl FnOnce(&mut Sandbox, &mut Internal),
+    ) -> Result<()> {
+        let mut record = self.record();
+        let (mut sandbox, mut internal) = record.clone();
+        change(&mut sandbox, &mut internal);
+        self.store.update(&as_record(&sandbox, &internal)?, kind, detail)?;
+        *record = (sandbox, internal);
+        Ok(())
+    }
+
+    // Init.
+
+    /// Talks to init over this socket from now on. Gives what tells when it is ready.
+    pub(crate) fn connect(
+        self: &Arc<Self>,
+        socket: OwnedFd,
+        pidfd: OwnedFd,
+        on_end: impl FnOnce(Arc<Self>) + Send + 'static,
+    ) -> Result<oneshot::Receiver<std::result::Result<(), InitError>>> {
+        let link = Arc::new(Link::new(socket).map_err(Error::io("watching init"))?);
+        *self.init.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
+        *self.pidfd.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pidfd));
+        let (ready, is_ready) = oneshot::channel();
+        tokio::spawn(Arc::clone(self).receive(link, ready, on_end));
+        Ok(is_ready)
+    }
+
+    async fn receive(
+        self: Arc<Self>,
+        link: Arc<Link<Reply>>,
+        ready: oneshot::Sender<std::result::Result<(), InitError>>,
+        on_end: impl FnOnce(Arc<Self>) + Send + 'static,
+    ) {
+        let mut ready = Some(ready);
+        while let Some(message) = link.receive().await {
+            match decode::<InitMessage>(&message.bytes) {
+                Ok(InitMessage::Ready(result)) => {
+                    if let Some(ready) = ready.take() {
+                        let _ = ready.send(result);
+                    }
+                }
+                Ok(InitMessage::Reply { seq, result }) => {
+                    // Registered here and not by who waits: its end may be the next message.
+                    if let Ok(InitOk::Started { command, .. }) = &result
+                        && self.command(CommandId(command.id)).is_err()
+                    {
+                        self.register(&result, message.fds);
+                        link.answer(seq, (result, Vec::new()));
+                    } else {
+                        link.answer(seq, (result, message.fds));
+                    }
+                }
+                Ok(InitMessage::Exited { command, ended }) => {
+                    let oom = ended.signal == Some(9) && self.had_oom();
+                    if let Ok(command) = self.command(CommandId(command)) {
+                        command.end(ended, oom);
+                    }
+                }
+                Ok(InitMessage::SessionEnded { generation, .. }) => {
+                    self.session_ended.send_replace(generation);
+                }
+                Err(_) => {}
+            }
+        }
+        link.close();
+        drop(ready);
+        on_end(self);
+    }
+
+    fn register(&self, result: &Reply, fds: Vec<OwnedFd>) {
+        if let Ok(InitOk::Started { command, streams }) = result {
+            let id = command.id;
+            match RunningCommand::new(command.clone(), *streams, fds) {
+                Ok(command) => {
+                    self.commands().insert(id, command);
+                    self.forget_oldest();
+                }
+                Err(error) => tracing::error!(sandbox = %self.id, %error, "taking up a command"),
+            }
+        }
+    }
+
+    /// Keeps the number of ended commands, whose output takes memory, bounded.
+    fn forget_oldest(&self) {
+        let over = {
+            let commands = self.commands();
+            let ended = |(_, c): &(&u32, &Arc<RunningCommand>)| c.info().exit.is_some();
+            let oldest = commands.iter().filter(ended).map(|(id, _)| *id);
+            let count = oldest.clone().count();
+            oldest.take(count.saturating_sub(ENDED_KEPT)).collect::<Vec<_>>()
+        };
+        for id in over {
+            self.commands().remove(&id);
+            let link = self.init.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(link) = link {
+                tokio::spawn(async move {
+                    let body = InitBody::Forget { command: id };
+                    let message = |seq| encode(&InitRequest { seq, body }).unwrap_or_default();
+                    let _ = link.request(message, &[]).await;
+                });
+            }
+        }
+    }
+
+    /// Whether processes were killed for want of memory since last asked.
+    pub(crate) fn had_oom(&self) -> bool {
+        let mut record = self.record();
+        let Some(group) = &record.1.group else { return false };
+        let Ok(Some(kills)) = group.oom_kills() else { return false };
+        let more = kills > record.1.oom_kills;
+        record.1.oom_kills = kills;
+        more
+    }
+
+    /// Sends a request to init; what comes of it can be waited for.
+    pub(crate) async fn ask_later(
+        &self,
+        body: InitBody,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<oneshot::Receiver<Answer<Reply>>> {
+        self.last_used.store(now(), Ordering::Relaxed);
+        let link = self.init.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let link = link.ok_or_else(|| self.wrong_state())?;
+        let message = |seq| encode(&InitRequest { seq, body }).unwrap_or_default();
+        link.request(message, fds).await.map_err(|_| self.gone())
+    }
+
+    /// Asks init and waits for the answer.
+    pub(crate) async fn ask(
+        &self,
+        body: InitBody,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Answer<InitOk>> {
+        let answer = self.ask_later(body, fds).await?;
+        self.answered(answer).await
+    }
+
+    async fn answered(&self, answer: oneshot::Receiver<Answer<Reply>>) -> Result<Answer<InitOk>> {
+        match answer.await {
+            Ok((Ok(ok), fds)) => Ok((ok, fds)),
+            Ok((Err(error), _)) => Err(self.from_init(error)),
+            Err(_) => Err(self.gone()),
+        }
+    }
+
+    fn from_init(&self, error: InitError) -> Error {
+        match error.into() {
+            Error::NoCommand { command, .. } => {
+                Error::NoCommand { sandbox: self.id.to_string(), command }
+            }
+            error => error,
+        }
+    }
+
+    fn gone(&self) -> Error {
+        Error::Gone(self.id.to_string())
+    }
+
+    pub(crate) fn wrong_state(&self) -> Error {
+        let record = self.record();
+        Error::State {
+            id: self.id.to_string(),
+            state: record.0.state.word(),
+            reason: record.0.reason.clone(),
+        }
+    }
+
+    fn check_running(&self) -> Result<()> {
+        if self.state() == State::Running { Ok(()) } else { Err(self.wrong_state()) }
+    }
+
+    // Commands.
+
+    fn commands(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<RunningCommand>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its commands, running and ended, in the order of their start.
+    pub fn list_commands(&self) -> Vec<Arc<RunningCommand>> {
+        self.commands().values().cloned().collect()
+    }
+
+    /// One of its commands.
+    pub fn command(&self, id: CommandId) -> Result<Arc<RunningCommand>> {
+        self.commands()
+            .get(&id.0)
+            .cloned()
+            .ok_or(Error::NoCommand { sandbox: self.id.to_string(), command: id.0 })
+    }
+
+    /// Starts a command.
+    pub async fn start(&self, spec: CommandSpec) -> Result<Arc<RunningCommand>> {
+        self.check_running()?;
+        let later = self.start_later(spec).await?;
+        self.started(later).await
+    }
+
+    /// Asks for a command before the sandbox is ready: it is started as soon as it is.
+    pub(crate) async fn start_later(
+        &self,
+        spec: CommandSpec,
+    ) -> Result<oneshot::Receiver<Answer<Reply>>> {
+        let start = to_start(spec, &self.record().1.default_argv)?;
+        self.ask_later(InitBody::Start(Box::new(start)), &[]).await
+    }
+
+    pub(crate) async fn started(
+        &self,
+        later: oneshot::Receiver<Answer<Reply>>,
+    ) -> Result<Arc<RunningCommand>> {
+        match self.answered(later).await? {
+            (InitOk::Started { command, .. }, _) => self.command(CommandId(command.id)),
+            _ => Err(self.gone()),
+        }
+    }
+
+    /// Takes up the commands that another server started.
+    pub(crate) async fn adopt_commands(&self) -> Result<()> {
+        let (InitOk::Commands(states), _) = self.ask(InitBody::List, &[]).await? else {
+            return Err(self.gone());
+        };
+        for state in states {
+            // The reply registers it.
+            self.ask(InitBody::Adopt { command: state.id }, &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to a command's process group.
+    pub async fn signal(&self, id: CommandId, signal: i32) -> Result<()> {
+        if !(1..=64).contains(&signal) {
+            return Err(Error::Invalid(format!("signal {signal}: not from 1 to 64")));
+        }
+        self.ask(InitBody::Signal { command: id.0, signal }, &[]).await?;
+        Ok(())
+    }
+
+    /// Ends a command: SIGTERM, a second later SIGKILL.
+    pub async fn stop(&self, id: CommandId) -> Result<()> {
+        self.ask(InitBody::Stop { command: id.0 }, &[]).await?;
+        Ok(())
+    }
+
+    /// Forgets an ended command and its output.
+    pub async fn forget(&self, id: CommandId) -> Result<()> {
+        self.ask(InitBody::Forget { command: id.0 }, &[]).await?;
+        self.commands().remove(&id.0);
+        Ok(())
+    }
+
+    // Session.
+
+    /// Runs a line in the session and waits for its end. Lines wait for each other.
+    pub async fn run_line(&self, line: &str, timeout: Option<Duration>) -> Result<SessionOutput> {
+        if line.as_bytes().contains(&0) {
+            return Err(Error::Invalid("command with a NUL byte".to_owned()));
+        }
+        self.check_running()?;
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut slot = self.session.lock().await;
+        let mut session = self.live_session(slot.take()).await?;
+        let ended = self.session_ended.subscribe();
+        let mut collected = Collected::default();
+        let over = wait_for_shell(ended, session.generation);
+        let run = async {
+            if let Progress::TimeUp = session.settle(until).await? {
+                return Ok((session, Progress::TimeUp));
+            }
+            session.start(line.as_bytes())?;
+            let progress = session.wait(&mut collected, until).await?;
+            Ok::<_, Error>((session, progress))
+        };
+        let result = tokio::select! {
+            biased;
+            result = run => Some(result?),
+            () = over => None,
+        };
+        match result {
+            Some((session, Progress::Done(status))) => {
+                *slot = Some(session);
+                Ok(collected.into_output(status))
+            }
+            Some((mut session, Progress::TimeUp)) => {
+                let survived = self.interrupt(&mut session, &mut collected).await?;
+                if survived {
+                    *slot = Some(session);
+                }
+                let mut output = collected.into_output(124);
+                output.timed_out = true;
+                output.shell_ended = !survived;
+                Ok(output)
+            }
+            None => {
+                self.check_running()?;
+                let mut output = collected.into_output(0);
+                output.exit_code = 137;
+                output.shell_ended = true;
+                Ok(output)
+            }
+        }
+    }
+
+    /// Ends the line that runs; whether the shell survived it.
+    async fn interrupt(&self, session: &mut Session, collected: &mut Collected) -> Result<bool> {
+        let after = session.last_background;
+        for force in [false, true, true] {
+            self.ask(InitBody::Interrupt { after, force }, &[]).await?;
+            let until = Some(Instant::now() + PATIENCE);
+            if let Progress::Done(_) = session.wait(collected, until).await? {
+                return Ok(true);
+            }
+        }
+        // A shell that runs a loop of its own in function after function: one trap leaves one.
+        for _ in 0..50 {
+            self.ask(InitBody::Interrupt { after, force: true }, &[]).await?;
+            let until = Some(Instant::now() + Duration::from_millis(10));
+            if let Progress::Done(_) = session.wait(collected, until).await? {
+                return Ok(true);
+            }
+        }
+        self.ask(InitBody::EndSession, &[]).await?;
+        Ok(false)
+    }
+
+    /// The session that is there, or one taken up from init, which starts a shell if need be.
+    async fn live_session(&self, session: Option<Session>) -> Result<Session> {
+        match session {
+            Some(session) if session.generation > *self.session_ended.borrow() => Ok(session),
+            _ => {
+                let (ok, fds) = self.ask(InitBody::Session, &[]).await?;
+                let InitOk::Session { generation } = ok else { return Err(self.gone()) };
+                // Only a shell that this server did not see start may have a line of another's.
+                let stale = session.is_none();
+                Session::new(generation, fds, stale)
+            }
+        }
+    }
+
+    /// Ends the session's shell; the next line gets a new one.
+    pub async fn end_session(&self) -> Result<()> {
+        self.ask(InitBody::EndSession, &[]).await?;
+        self.session.lock().await.take();
+        Ok(())
+    }
+
+    // Files.
+
+    /// Makes a file request. `io` goes along, a descriptor may come back.
+    pub async fn file(
+        &self,
+        request: FileRequest,
+        io: Option<BorrowedFd<'_>>,
+    ) -> Result<(FileReply, Option<OwnedFd>)> {
+        self.check_running()?;
+        let fds: Vec<_> = io.into_iter().collect();
+        match self.ask(InitBody::File(Box::new(request)), &fds).await? {
+            (InitOk::File(reply), fds) => Ok((reply, fds.into_iter().next())),
+            _ => Err(self.gone()),
+        }
+    }
+
+    // Ends.
+
+    /// Forgets everything that runs in it, as a reset or its end leaves it.
+    pub(crate) fn lose_everything(&self) {
+        let commands = std::mem::take(&mut *self.commands());
+        for command in commands.values() {
+            command.lose();
+        }
+        // Whoever runs a line holds the lock, and learns of the end by `session_ended`.
+        self.session_ended.send_replace(u32::MAX);
+    }
+
+    /// After a reset, shells are counted on by init: one more than before.
+    pub(crate) async fn forget_session(&self) {
+        self.session.lock().await.take();
+        self.session_ended.send_replace(0);
+    }
+
+    pub(crate) fn mark_ended(&self) {
+        self.init.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lose_everything();
+        self.ended.send_replace(true);
+    }
+
+    /// Waits until its init is gone.
+    pub async fn wait_ended(&self) {
+        let mut ended = self.ended.subscribe();
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Kills init, and with it everything.
+    pub(crate) fn kill(&self) {
+        let pidfd = self.pidfd.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(pidfd) = pidfd {
+            let _ = rustix::process::pidfd_send_signal(&*pidfd, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// Waits until init and everything in it is reaped, at most this long.
+    pub(crate) async fn reaped(&self, within: Duration) -> Result<()> {
+        let pidfd = self.pidfd.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(pidfd) = pidfd else { return Ok(()) };
+        let failed = || Error::io(format!("waiting for the end of sandbox {}", self.id));
+        let copy = pidfd.try_clone().map_err(failed())?;
+        let watched = forkyard_sys::watch::watch(copy, tokio::io::Interest::READABLE)
+            .map_err(failed())?;
+        match tokio::time::timeout(within, watched.readable()).await {
+            Ok(ready) => {
+                drop(ready.map_err(failed())?);
+                Ok(())
+            }
+            Err(_) => Err(failed()(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+async fn wait_for_shell(mut ended: watch::Receiver<u32>, generation: u32) {
+    let _ = ended.wait_for(|last| *last >= generation).await;
+}
+
+/// What the store keeps of a sandbox.
+pub(crate) fn as_record(sandbox: &Sandbox, internal: &Internal) -> Result<Record> {
+    let internal = serde_json::to_string(internal).map_err(|e| Error::Invalid(e.to_string()))?;
+    Ok(Record { sandbox: sandbox.clone(), internal })
+}
+
+/// Checks a command and turns it into what init takes.
+fn to_start(spec: CommandSpec, default_argv: &[String]) -> Result<Start> {
+    let (argv, shell) = match (spec.argv.is_empty(), spec.shell) {
+        (false, None) => (spec.argv, false),
+        (true, Some(line)) => (vec![line], true),
+        (true, None) if !default_argv.is_empty() => (default_argv.to_vec(), false),
+        (true, None) => return Err(Error::Invalid("no command given".to_owned())),
+        (false, Some(_)) => {
+            return Err(Error::Invalid("both `argv` and `shell` given: give one".to_owned()));
+        }
+    };
+    for text in argv.iter().chain(spec.env.keys()).chain(spec.env.values()).chain(&spec.cwd) {
+        if text.contains('\0') {
+            return Err(Error::Invalid("command with a NUL byte".to_owned()));
+        }
+    }
+    if let Some(name) = spec.env.keys().find(|name| name.is_empty() || name.contains('=')) {
+        return Err(Error::Invalid(format!("`{name}` is no name of a variable")));
+    }
+    Ok(Start {
+        argv,
+        shell,
+        env: spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        cwd: spec.cwd,
+        user: spec.user,
+        tty: spec.tty.map(|size| (size.rows, size.cols)),
+        stdin: spec.stdin,
+        detach: spec.detach,
+        timeout_ms: spec.timeout_ms,
+    })
+}

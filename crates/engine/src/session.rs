@@ -1,0 +1,256 @@
+//! The server's side of a sandbox's session: runs lines, one at a time.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use base64::Engine as _;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::model::SessionOutput;
+
+/// The most of one line's output that is given back, per stream, in bytes.
+pub(crate) const OUTPUT_MAX: usize = 16 * 1024 * 1024;
+
+/// How long an interrupted line has before its processes are killed, and then before the shell is.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What is taken from a pipe at once.
+const CHUNK: usize = 64 * 1024;
+
+/// A shell and the server's ends of its pipes.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) generation: u32,
+    trigger: OwnedFd,
+    done: AsyncFd<OwnedFd>,
+    line: OwnedFd,
+    outputs: [AsyncFd<OwnedFd>; 2],
+    /// Number of the last line, counted anew by each server.
+    number: u64,
+    /// `$!` after the last line: children with a higher process id belong to the current one.
+    pub(crate) last_background: u32,
+    /// Another server may have left a line running.
+    stale: bool,
+    partial: Vec<u8>,
+}
+
+/// How waiting for a line went.
+pub(crate) enum Progress {
+    /// It is done, with this status.
+    Done(i32),
+    /// The time is up.
+    TimeUp,
+}
+
+/// What a line wrote, up to [`OUTPUT_MAX`] of each.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    streams: [Vec<u8>; 2],
+    truncated: bool,
+}
+
+impl Session {
+    /// Takes up a session with the descriptors that init gave.
+    pub(crate) fn new(generation: u32, fds: Vec<OwnedFd>, stale: bool) -> Result<Self> {
+        let [trigger, done, line, stdout, stderr] = <[OwnedFd; 5]>::try_from(fds)
+            .map_err(|_| Error::io("taking up a session")(io::ErrorKind::InvalidData.into()))?;
+        let watched = |fd| {
+            forkyard_sys::watch::watch(fd, Interest::READABLE).map_err(Error::io("watching a session"))
+        };
+        Ok(Self {
+            generation,
+            trigger,
+            done: watched(done)?,
+            line,
+            outputs: [watched(stdout)?, watched(stderr)?],
+            // Another server's numbers must not be taken for this one's.
+            number: crate::clock::unique(),
+            last_background: 0,
+            stale,
+            partial: Vec::new(),
+        })
+    }
+
+    /// Lets a line that another server started end, and forgets its output.
+    pub(crate) async fn settle(&mut self, until: Option<Instant>) -> Result<Progress> {
+        if self.stale {
+            self.start(b":")?;
+            match self.wait(&mut Collected::default(), until).await? {
+                Progress::Done(_) => self.stale = false,
+                Progress::TimeUp => return Ok(Progress::TimeUp),
+            }
+        }
+        Ok(Progress::Done(0))
+    }
+
+    /// Starts a line.
+    pub(crate) fn start(&mut self, line: &[u8]) -> Result<()> {
+        let failed = |e: rustix::io::Errno| Error::io("starting a line")(e.into());
+        rustix::fs::ftruncate(&self.line, 0).map_err(failed)?;
+        let mut at = 0;
+        while let Some(rest) = line.get(at..).filter(|rest| !rest.is_empty()) {
+            at += rustix::io::pwrite(&self.line, rest, at as u64).map_err(failed)?;
+        }
+        self.number += 1;
+        let trigger = format!("{}\n", self.number);
+        rustix::io::write(&self.trigger, trigger.as_bytes()).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Waits for the current line's end and collects what it writes.
+    pub(crate) async fn wait(
+        &mut self,
+        collected: &mut Collected,
+        until: Option<Instant>,
+    ) -> Result<Progress> {
+        loop {
+            // The end first: what the line wrote is in the pipes before its end is told.
+            let status = self.read_done()?;
+            let more = self.drain(collected)?;
+            if let Some(status) = status {
+                while self.drain(collected)? {}
+                return Ok(Progress::Done(status));
+            }
+            if more {
+                // Let others have their turn while a line floods.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let [stdout, stderr] = &self.outputs;
+            let ready = async {
+                let ready = tokio::select! {
+                    ready = self.done.readable() => ready,
+                    ready = stdout.readable() => ready,
+                    ready = stderr.readable() => ready,
+                };
+                ready.map(|mut ready| ready.clear_ready())
+            };
+            let ready = match until {
+                None => Ok(ready.await),
+                Some(until) => tokio::time::timeout_at(until, ready).await,
+            };
+            match ready {
+                Ok(ready) => ready.map_err(Error::io("waiting for the session"))?,
+                Err(_) => return Ok(Progress::TimeUp),
+            }
+        }
+    }
+
+    /// Reads the done pipe; the status of the current line when it has ended. The guest can write
+    /// into this pipe: what is not of the form, or of another line, is passed over.
+    fn read_done(&mut self) -> Result<Option<i32>> {
+        let mut buffer = [0; 512];
+        loop {
+            match rustix::io::read(self.done.get_ref(), &mut buffer) {
+                Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Ok(n) => self.partial.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(Error::io("reading from the session")(e.into())),
+            }
+            while let Some(end) = self.partial.iter().position(|&b| b == b'\n') {
+                let line: Vec<u8> = self.partial.drain(..=end).collect();
+                if let Some((number, status, background)) = parse_done(&line)
+                    && number == self.number
+                {
+                    self.partial.clear();
+                    self.last_background = background;
+                    return Ok(Some(status));
+                }
+            }
+            if self.partial.len() > 4096 {
+                self.partial.clear();
+            }
+        }
+    }
+
+    /// Takes what is in the output pipes, a chunk of each; whether there was any.
+    fn drain(&self, collected: &mut Collected) -> Result<bool> {
+        let mut any = false;
+        for (pipe, bytes) in self.outputs.iter().zip(&mut collected.streams) {
+            // Small at first: most lines say little.
+            bytes.reserve(if bytes.is_empty() { 4096 } else { CHUNK });
+            let spare = rustix::buffer::spare_capacity(bytes);
+            match rustix::io::read(pipe.get_ref(), spare) {
+                Ok(0) => {}
+                Ok(_) => {
+                    any = true;
+                    if bytes.len() > OUTPUT_MAX {
+                        bytes.truncate(OUTPUT_MAX);
+                        collected.truncated = true;
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(Error::io("reading from the session")(e.into())),
+            }
+        }
+        Ok(any)
+    }
+}
+
+impl Collected {
+    /// The answer to who asked for the line.
+    pub(crate) fn into_output(self, status: i32) -> SessionOutput {
+        let [stdout, stderr] = self.streams;
+        let (stdout, stdout_base64) = text(stdout);
+        let (stderr, stderr_base64) = text(stderr);
+        SessionOutput {
+            exit_code: status,
+            stdout,
+            stderr,
+            stdout_base64,
+            stderr_base64,
+            truncated: self.truncated,
+            timed_out: false,
+            shell_ended: false,
+        }
+    }
+}
+
+/// Bytes as text, and in base64 as well where they are not text.
+fn text(bytes: Vec<u8>) -> (String, Option<String>) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let bytes = error.into_bytes();
+            let encoded = base64::engine::general_purpose::STANDARD.encode(&bytes);
+            (String::from_utf8_lossy(&bytes).into_owned(), Some(encoded))
+        }
+    }
+}
+
+/// `NUMBER STATUS BACKGROUND\n`
+fn parse_done(line: &[u8]) -> Option<(u64, i32, u32)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let mut fields = text.trim_end().split(' ');
+    let number = fields.next()?.parse().ok()?;
+    let status: i32 = fields.next()?.parse().ok()?;
+    let background = fields.next()?.parse().unwrap_or(0);
+    fields.next().is_none().then_some(())?;
+    Some((number, status & 0xff, background))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn done_messages_are_read_strictly() {
+        assert_eq!(parse_done(b"7 0 0\n"), Some((7, 0, 0)));
+        assert_eq!(parse_done(b"7 130 4711\n"), Some((7, 130, 4711)));
+        assert_eq!(parse_done(b"7 0\n"), None);
+        assert_eq!(parse_done(b"7 0 0 0\n"), None);
+        assert_eq!(parse_done(b"\xff\n"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_guest_panic_the_reader(bytes: Vec<u8>) {
+            let _ = parse_done(&bytes);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The server's side of the spawner: starting it, giving it ids, asking it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use forkyard_guest::proto::{
+    Failure, Ids, MountSource, Setup, SpawnerReply, SpawnerRequest, decode, encode,
+};
+use forkyard_sys::channel;
+
+use crate::cgroup::Group;
+use crate::error::{Error, Result};
+use crate::ids::Mode;
+use crate::link::Link;
+
+/// A running spawner.
+#[derive(Debug)]
+pub(crate) struct Spawner {
+    link: Arc<Link<SpawnerReply>>,
+    _process: Reaped,
+}
+
+/// Waited for when it is dropped: it ends as soon as its socket closes.
+#[derive(Debug)]
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A sandbox's new init.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Spawner {
+    /// Starts this program again as the spawner, and waits until it serves.
+    pub(crate) fn start(mode: &Mode) -> Result<Self> {
+        let failed = || Error::io("starting the spawner");
+        let (ours, theirs) = channel::pair().map_err(failed())?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg("spawner")
+            .arg(mode.word())
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit());
+        let process = Reaped(command.spawn().map_err(failed())?);
+        drop(command);
+        if let Mode::SubIds { uid, gid } = mode {
+            wait_for_word(&ours)?;
+            write_maps(process.0.id(), *uid, *gid)?;
+            channel::send(&ours, b"mapped", &[]).map_err(failed())?;
+        }
+        wait_for_word(&ours)?;
+        let link = Arc::new(Link::new(ours).map_err(failed())?);
+        tokio::spawn(Self::receive(Arc::clone(&link)));
+        Ok(Self { link, _process: process })
+    }
+
+    async fn receive(link: Arc<Link<SpawnerReply>>) {
+        while let Some(message) = link.receive().await {
+            let Ok(reply) = decode::<SpawnerReply>(&message.bytes) else { continue };
+            let (SpawnerReply::Spawned { seq, .. }
+            | SpawnerReply::Mounts { seq }
+            | SpawnerReply::Failed { seq, .. }) = reply;
+            link.answer(seq, (reply, message.fds));
+        }
+        link.close();
+    }
+
+    /// Makes the init of a sandbox. `control` and `listener` are its ends.
+    pub(crate) async fn spawn(
+        &self,
+        ids: Ids,
+        sources: Vec<MountSource>,
+        setup: Setup,
+        control: OwnedFd,
+        listener: &OwnedFd,
+        group: Option<&Group>,
+    ) -> Result<Spawned> {
+        let mut fds: Vec<BorrowedFd<'_>> = vec![control.as_fd(), listener.as_fd()];
+        let unified = group.map(Group::dir_fd).transpose()?.flatten();
+        fds.extend(unified.as_ref().map(AsFd::as_fd));
+        let cgroup = unified.is_some();
+        // The v2 directory is the first.
+        let others = group.iter().flat_map(|group| group.dirs()).skip(usize::from(cgroup));
+        let cgroup_procs = others
+            .map(|dir| dir.path().join("cgroup.procs").to_string_lossy().into_owned())
+            .collect();
+        let setup = Box::new(setup);
+        let request = |seq| SpawnerRequest::Spawn {
+            seq,
+            cgroup,
+            cgroup_procs,
+            ids,
+            sources,
+            setup,
+        };
+        match self.ask(request, &fds).await? {
+            (SpawnerReply::Spawned { pid, .. }, mut fds) if !fds.is_empty() => {
+                Ok(Spawned { pid, pidfd: fds.swap_remove(0) })
+            }
+            _ => Err(confused()),
+        }
+    }
+
+    /// Makes the mounts of a running sandbox anew.
+    pub(crate) async fn mounts(
+        &self,
+        pid: u32,
+        ids: Ids,
+        sources: Vec<MountSource>,
+    ) -> Result<Vec<OwnedFd>> {
+        let request = |seq| SpawnerRequest::Mounts { seq, pid, ids, sources };
+        match self.ask(request, &[]).await? {
+            (SpawnerReply::Mounts { .. }, fds) => Ok(fds),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Starts a job in a child of the spawner; its answer comes through the socket given back,
+    /// which closes without one when the job dies.
+    pub(crate) async fn job(
+        &self,
+        name: &str,
+        payload: Vec<u8>,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<OwnedFd> {
+        let (ours, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
+        let mut all = vec![theirs.as_fd()];
+        all.extend_from_slice(fds);
+        let request = SpawnerRequest::Job { name: name.to_owned(), payload };
+        let bytes = encode(&request).map_err(|e| Error::Invalid(e.to_string()))?;
+        self.link.send(&bytes, &all).await.map_err(gone)?;
+        Ok(ours)
+    }
+
+    async fn ask(
+        &self,
+        request: impl FnOnce(u64) -> SpawnerRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(SpawnerReply, Vec<OwnedFd>)> {
+        let message = |seq| encode(&request(seq)).unwrap_or_default();
+        let answer = self.link.request(message, fds).await.map_err(gone)?;
+        match answer.await {
+            Ok((SpawnerReply::Failed { failure, .. }, _)) => Err(Error::Kernel(failure)),
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(gone(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+}
+
+fn gone(source: io::Error) -> Error {
+    Error::Io { what: "asking the spawner".to_owned(), source }
+}
+
+fn confused() -> Error {
+    gone(io::ErrorKind::InvalidData.into())
+}
+
+/// The spawner says `ready`, or what failed, before anything else.
+fn wait_for_word(socket: &OwnedFd) -> Result<()> {
+    let message = channel::receive(socket).map_err(Error::io("starting the spawner"))?;
+    match message {
+        Some(message) if message.bytes == b"ready" => Ok(()),
+        Some(message) => match decode::<Failure>(&message.bytes) {
+            Ok(failure) => Err(Error::Kernel(failure)),
+            Err(_) => Err(confused()),
+        },
+        None => Err(gone(io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+/// Maps root to this user and the rest to its subordinate ids, by the set-id helpers that may.
+fn write_maps(pid: u32, uid: u32, gid: u32) -> Result<()> {
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    for (tool, own, first) in [("newuidmap", own.0, uid), ("newgidmap", own.1, gid)] {
+        let mut command = Command::new(tool);
+        command.arg(pid.to_string());
+        for number in [0, own, 1, 1, first, 65_535] {
+            command.arg(number.to_string());
+        }
+        let output = command.output().map_err(Error::io(format!("running {tool}")))?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Error::Invalid(format!("{tool} for the spawner: {why}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! The spawner's way from the start of the program to serving.
+
+use std::os::fd::OwnedFd;
+
+use forkyard_guest::proto::{Failure, encode};
+use forkyard_guest::spawner;
+use forkyard_sys::channel;
+use forkyard_sys::process::{self, CloneFlags, SingleThreaded};
+use rustix::process::{Gid, Uid};
+
+/// Serves as the spawner, on the socket that is standard input; gives its exit status.
+///
+/// `mode` is the word of a [`Mode`](crate::Mode). Must be called before any thread is started.
+pub fn spawner_main(mode: &str) -> i32 {
+    let Ok(socket) = process::inherited_fd(0) else { return 1 };
+    // Away from 0, so that sandboxes start with /dev/null there.
+    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(&socket, 3).map(|copy| {
+        drop(socket);
+        copy
+    }) else {
+        return 1;
+    };
+    match prepare(mode, &socket)
+        .and_then(|()| say(&socket, b"ready"))
+        .and_then(|()| spawner::run(&socket, crate::jobs::run))
+    {
+        Ok(()) => 0,
+        Err(failure) => {
+            if let Ok(bytes) = encode(&failure) {
+                let _ = channel::send(&socket, &bytes, &[]);
+            }
+            1
+        }
+    }
+}
+
+fn prepare(mode: &str, socket: &OwnedFd) -> Result<(), Failure> {
+    let proof =
+        SingleThreaded::prove().map_err(|e| Failure::new("counting the spawner's threads", &e))?;
+    standard_streams()?;
+    match mode {
+        "subids" => {
+            process::unshare(&proof, CloneFlags::USER)
+                .map_err(|e| Failure::new("unshare of the user namespace", &e))?;
+            say(socket, b"ready")?;
+            channel::receive(socket).map_err(|e| Failure::new("waiting for ids", &e))?;
+            process::become_user(Uid::ROOT, Gid::ROOT, &[], true)
+                .map_err(|e| Failure::new("taking on root's ids", &e))
+        }
+        "single" => spawner::become_root_of_one_id(&proof),
+        _ => Ok(()),
+    }
+}
+
+/// Gives this process, and so every sandbox's init, /dev/null as its standard streams.
+fn standard_streams() -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::new("opening /dev/null", &e);
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())
+        .map_err(|e| failed(e.into()))?;
+    let fd = std::os::fd::AsFd::as_fd(&null);
+    process::place_fds(&[(fd, 0), (fd, 1), (fd, 2)]).map_err(failed)
+}
+
+fn say(socket: &OwnedFd, word: &[u8]) -> Result<(), Failure> {
+    channel::send(socket, word, &[]).map_err(|e| Failure::new("answering the server", &e))
+}

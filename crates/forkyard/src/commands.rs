@@ -1,0 +1,96 @@
+//! What each command does: one file a group.
+
+mod copy;
+mod generate;
+mod images;
+mod jobs;
+mod run;
+mod sandboxes;
+mod server;
+mod top;
+
+use crate::args::{Cli, Command, ImageCommand};
+use crate::client::Client;
+use crate::error::Error;
+use crate::paths::{Paths, Surroundings};
+
+/// Does what the command line says; the exit code.
+pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
+    match cli.command {
+        Command::Completion { shell } => generate::completion(shell).map(|()| 0),
+        Command::Man { dir } => generate::man(dir.as_deref()).map(|()| 0),
+        Command::Serve(options) => {
+            let paths = Paths::resolve(&cli.paths, &Surroundings::of_process())?;
+            server::serve(paths, options).map(|()| 0)
+        }
+        command => {
+            let paths = Paths::resolve(&cli.paths, &Surroundings::of_process())?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|e| Error::io("start the client", e))?;
+            let code = runtime.block_on(ask(&Client::new(paths), command));
+            // Nothing that is left, a request for nobody's answer, is worth waiting for.
+            runtime.shutdown_background();
+            code
+        }
+    }
+}
+
+/// The commands that are requests to the server.
+async fn ask(client: &Client, command: Command) -> Result<u8, Error> {
+    match command {
+        Command::Run(options) => return run::run(client, *options).await,
+        Command::Exec(options) => return run::exec(client, options).await,
+        Command::Shell(options) => return run::shell(client, options).await,
+        Command::Attach(options) => return run::attach(client, options).await,
+        Command::Create(options) => run::create(client, *options).await?,
+        Command::Ls(options) => sandboxes::ls(client, &options).await?,
+        Command::Inspect(options) => sandboxes::inspect(client, &options).await?,
+        Command::Reset(ids) => sandboxes::reset(client, &ids.ids).await?,
+        Command::Rm(options) => sandboxes::rm(client, &options).await?,
+        Command::Logs(options) => jobs::logs(client, &options).await?,
+        Command::Ps(options) => jobs::ps(client, &options).await?,
+        Command::Wait(options) => jobs::wait(client, &options).await?,
+        Command::Kill(options) => jobs::kill(client, &options).await?,
+        Command::Top(options) => top::top(client, &options).await?,
+        Command::Cp(options) => copy::cp(client, &options).await?,
+
+        Command::Image(ImageCommand::Pull { reference, platform, plain_http, quiet }) => {
+            images::pull(client, reference, platform, plain_http, quiet).await?;
+        }
+        Command::Image(ImageCommand::Import { path, name, quiet }) => {
+            images::import(client, &path, name, quiet).await?;
+        }
+        Command::Image(ImageCommand::Ls { quiet, json }) => {
+            images::ls(client, quiet, json.json).await?;
+        }
+        Command::Image(ImageCommand::Rm { names, force }) => {
+            images::rm(client, &names, force).await?;
+        }
+        Command::Stop(options) => server::stop(client, options.force).await?,
+        Command::Version(json) => server::version(client, json.json).await?,
+        // They need no server; `dispatch` has them.
+        Command::Serve(_) | Command::Completion { .. } | Command::Man { .. } => {}
+    }
+    Ok(0)
+}
+
+/// Does the same to several things and tells each failure; an error at the end if there was one.
+async fn each<F>(names: &[String], force: bool, action: impl Fn(String) -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let mut failed = Vec::new();
+    for name in names {
+        match action(name.clone()).await {
+            Ok(()) => crate::render::line(name)?,
+            Err(error) if force && error.is_not_found() => {}
+            Err(error @ (Error::Start { .. } | Error::Connect { .. })) => return Err(error),
+            Err(error) => failed.push(error),
+        }
+    }
+    let Some(last) = failed.pop() else { return Ok(()) };
+    failed.iter().for_each(crate::render::error);
+    Err(last)
+}

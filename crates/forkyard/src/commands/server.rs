@@ -1,0 +1,58 @@
+//! The server itself: run it, end it, ask for its version.
+
+use forkyard_api::routes::Health;
+use hyper::Method;
+use serde::Serialize;
+
+use crate::args::ServeOptions;
+use crate::client::{Client, Url};
+use crate::error::Error;
+use crate::paths::Paths;
+use crate::render::{self, Table};
+use crate::serve::{ServeArgs, serve as run_server};
+
+/// `forkyard serve`
+pub(super) fn serve(paths: Paths, options: ServeOptions) -> Result<(), Error> {
+    if options.ready_fd.is_some() {
+        // Started by a client: no key that is pressed at its terminal is meant for us. It fails
+        // where we lead a session already, which is as good.
+        let _ = rustix::process::setsid();
+    }
+    run_server(ServeArgs { paths, options })
+}
+
+/// `forkyard stop`
+pub(super) async fn stop(client: &Client, force: bool) -> Result<(), Error> {
+    let url = Url::new("/v1/shutdown");
+    let url = if force { url.query("force", "true") } else { url };
+    if !client.call_if_running(Method::POST, url).await? {
+        render::note("no server runs");
+    }
+    Ok(())
+}
+
+/// Both versions.
+#[derive(Debug, Serialize)]
+struct Versions {
+    client: &'static str,
+    server: Option<Health>,
+}
+
+/// `forkyard version`
+pub(super) async fn version(client: &Client, json: bool) -> Result<(), Error> {
+    let server = client.get_if_running(Url::new("/v1/health")).await?;
+    let versions = Versions { client: env!("CARGO_PKG_VERSION"), server };
+    if json {
+        return render::json(&versions);
+    }
+    let mut table = Table::bare();
+    table.row(["Client:".to_owned(), versions.client.to_owned()]);
+    let server = versions.server.map_or("none runs".to_owned(), |server| {
+        format!(
+            "{} (process {}, store {}, {}, {} running)",
+            server.version, server.pid, server.store, server.mode, server.sandboxes
+        )
+    });
+    table.row(["Server:".to_owned(), server]);
+    render::data(table.text().as_bytes())
+}

@@ -1,0 +1,87 @@
+//! The server's entry: what the command line hands over.
+
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use forkyard_engine::Engine;
+
+use crate::args::ServeOptions;
+use crate::error::Error;
+use crate::paths::Paths;
+
+/// What the server is asked for.
+#[derive(Debug)]
+pub(crate) struct ServeArgs {
+    /// Where it listens, what it keeps, where it logs.
+    pub(crate) paths: Paths,
+    /// `--idle`, `--foreground` and `--ready-fd`.
+    pub(crate) options: ServeOptions,
+}
+
+/// Serves until it is told to end, or has nothing to serve for the idle time.
+pub(crate) fn serve(args: ServeArgs) -> Result<(), Error> {
+    let ServeArgs { paths, options: ServeOptions { idle, foreground: _, ready_fd } } = args;
+    log_to_stderr();
+    // One thread: what a request needs is mostly a message to another process and its answer, and
+    // every hand-over between threads costs more than the work. Disk and archives have their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(16)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build()
+        .map_err(|e| Error::io("start the server", e))?;
+    runtime.block_on(async {
+        let engine = Engine::open(&paths.store).await.map_err(|e| failed(e, &paths.store))?;
+        let listener = listen(&paths.socket)?;
+        if let Some(fd) = ready_fd {
+            say_ready(fd)?;
+        }
+        let served = forkyard_api::serve(std::sync::Arc::clone(&engine), listener, idle.limit()).await;
+        // Only now, so that whoever finds nobody listening starts a server that finds the lock.
+        let _ = std::fs::remove_file(&paths.socket);
+        engine.settle().await;
+        engine.retire();
+        served.map(drop).map_err(|e| Error::io("serve", e))
+    })
+}
+
+fn failed(error: forkyard_engine::Error, store: &Path) -> Error {
+    match error {
+        forkyard_engine::Error::Locked { .. } => Error::AlreadyServed { store: store.to_owned() },
+        error => Error::Usage { what: format!("serve: {error}"), hint: error.hint() },
+    }
+}
+
+/// Listens at the socket. Whoever had it is gone: we hold the store's lock.
+fn listen(path: &Path) -> Result<UnixListener, Error> {
+    let tried = |e| Error::io(format!("listen at {}", path.display()), e);
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(tried(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(tried)?;
+    let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, owner_only).map_err(tried)?;
+    Ok(listener)
+}
+
+/// Tells whoever started us that we listen.
+fn say_ready(fd: i32) -> Result<(), Error> {
+    let tried = |e| Error::io(format!("write to descriptor {fd}"), e);
+    let fd = forkyard_sys::process::inherited_fd(fd).map_err(tried)?;
+    std::fs::File::from(fd).write_all(b"1").map_err(tried)
+}
+
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter =
+        EnvFilter::try_from_env("FORKYARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second subscriber in one process is refused, and the first as good.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
+}

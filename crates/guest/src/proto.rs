@@ -1,0 +1,436 @@
+//! What server, spawner and init say to each other: postcard in SEQPACKET messages.
+//!
+//! Descriptors travel beside a message, in the order that its type's documentation gives.
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::proto::{FileError, FileReply, FileRequest};
+
+/// Which ids a sandbox has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ids {
+    /// 65,536 ids from `base` up on the host. Needs root; files are shown through idmapped mounts.
+    Range {
+        /// The host id that is root inside.
+        base: u32,
+    },
+    /// The same 65,536 ids as the spawner's own user namespace has.
+    Outer,
+    /// Root only, which is the spawner's user.
+    Single,
+}
+
+/// A host directory or file that a sandbox's mounts are made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSource {
+    /// Absolute path on the host.
+    pub path: String,
+    /// Whether the sandbox may only read it.
+    pub read_only: bool,
+    /// Whether mounts below it are shown too.
+    pub recursive: bool,
+}
+
+/// Server to spawner.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum SpawnerRequest {
+    /// Make a sandbox. With it: init's end of its control channel, the socket that it listens at
+    /// for later servers, and with `cgroup` the directory of its v2 cgroup.
+    Spawn {
+        /// Comes back in the reply.
+        seq: u64,
+        /// It is cloned into a v2 cgroup.
+        cgroup: bool,
+        /// The `cgroup.procs` files of its other groups, absolute paths.
+        cgroup_procs: Vec<String>,
+        /// Its ids.
+        ids: Ids,
+        /// What its root is made of, as [`Setup`] refers to it by index.
+        sources: Vec<MountSource>,
+        /// The rest, for init.
+        setup: Box<Setup>,
+    },
+    /// Make the mounts of a running sandbox anew, for a reset.
+    Mounts {
+        /// Comes back in the reply.
+        seq: u64,
+        /// Host process id of its init.
+        pid: u32,
+        /// Its ids.
+        ids: Ids,
+        /// As in `Spawn`.
+        sources: Vec<MountSource>,
+    },
+    /// Run a job in a child of the spawner, with its rights over the store. With it: the socket
+    /// that the job's answer goes to, then the job's own descriptors.
+    Job {
+        /// Which job.
+        name: String,
+        /// Its arguments, in a form of its own.
+        payload: Vec<u8>,
+    },
+}
+
+/// Spawner to server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum SpawnerReply {
+    /// The sandbox's init runs. With it: its pidfd.
+    Spawned {
+        /// The request's.
+        seq: u64,
+        /// Its process id on the host.
+        pid: u32,
+    },
+    /// The mounts, with it: one detached mount per source.
+    Mounts {
+        /// The request's.
+        seq: u64,
+    },
+    /// It failed.
+    Failed {
+        /// The request's.
+        seq: u64,
+        /// What was tried, and what the kernel said.
+        failure: Failure,
+    },
+}
+
+/// Something that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{what}: {}", std::io::Error::from_raw_os_error(*errno))]
+pub struct Failure {
+    /// What was tried on what.
+    pub what: String,
+    /// The kernel's error number.
+    pub errno: i32,
+}
+
+impl Failure {
+    /// Says what was tried when `error` came.
+    pub fn new(what: impl Into<String>, error: &std::io::Error) -> Self {
+        // Errors that the standard library makes up have no number.
+        Self { what: what.into(), errno: error.raw_os_error().unwrap_or(5) }
+    }
+}
+
+/// One overlay of a sandbox's root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Where it is mounted; `/` for the root itself.
+    pub target: String,
+    /// Its read-only layers, the topmost first, as indices into the sources.
+    pub lowers: Vec<usize>,
+    /// Its name below the sandbox's directory: `NAME/upper` and `NAME/work`.
+    pub name: String,
+}
+
+/// A host directory or file shown in the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// Index into the sources.
+    pub source: usize,
+    /// Absolute path in the sandbox.
+    pub target: String,
+}
+
+/// How init sets up a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Its host name.
+    pub hostname: String,
+    /// It stays in the host's network.
+    pub host_network: bool,
+    /// Its root and what else of it is an overlay of its own, the root first.
+    pub overlays: Vec<Overlay>,
+    /// Index of the source that is the sandbox's own directory, which holds the uppers.
+    pub state: usize,
+    /// Name of the generation of uppers below it, changed by each reset.
+    pub generation: String,
+    /// Index of the source that is the tree of device nodes.
+    pub dev: usize,
+    /// Host directories shown in it.
+    pub volumes: Vec<VolumeMount>,
+    /// Size of /tmp and of /dev/shm, in bytes.
+    pub tmp_size: u64,
+    /// Contents of /etc/resolv.conf, where it has a network to resolve in.
+    pub resolv_conf: Option<Vec<u8>>,
+    /// Mount a cgroup2 file system at /sys/fs/cgroup.
+    pub cgroup2: bool,
+    /// Restrict commands by Landlock.
+    pub landlock: bool,
+    /// Variables of every command, as `K=V`.
+    pub env: Vec<String>,
+    /// `USER[:GROUP]` of commands that name none.
+    pub user: String,
+    /// Working directory of commands that name none.
+    pub workdir: String,
+    /// Start a session at once.
+    pub session: bool,
+    /// When it ends, in milliseconds since the epoch.
+    pub deadline: Option<u64>,
+}
+
+/// Server to init.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InitRequest {
+    /// Comes back in the reply.
+    pub seq: u64,
+    /// What to do.
+    pub body: InitBody,
+}
+
+/// What the server asks of init.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum InitBody {
+    /// Start a command. The reply brings its streams: see [`Started`].
+    Start(Box<Start>),
+    /// Start a session where none runs; give the running one's descriptors otherwise.
+    Session,
+    /// End the session's shell.
+    EndSession,
+    /// Interrupt what the session's shell runs, but not the shell.
+    Interrupt {
+        /// Children of the shell with a process id up to this were started by earlier lines, in
+        /// the background, and are left alone.
+        after: u32,
+        /// SIGKILL instead of SIGTERM.
+        force: bool,
+    },
+    /// What commands there are.
+    List,
+    /// Give a command's descriptors, to a server that did not start it.
+    Adopt {
+        /// The command.
+        command: u32,
+    },
+    /// Send a signal to a command's process group.
+    Signal {
+        /// The command.
+        command: u32,
+        /// 1 to 64.
+        signal: i32,
+    },
+    /// End a command: SIGTERM, then SIGKILL to all that is left of it.
+    Stop {
+        /// The command.
+        command: u32,
+    },
+    /// Forget an ended command and close its streams.
+    Forget {
+        /// The command.
+        command: u32,
+    },
+    /// A file request. With it, for some: a pipe.
+    File(Box<FileRequest>),
+    /// Throw everything away and start again. With it: the mounts, as at the start.
+    Reset {
+        /// Name of the new generation of uppers.
+        generation: String,
+    },
+    /// Change when the sandbox ends.
+    Deadline {
+        /// Milliseconds since the epoch.
+        at: Option<u64>,
+    },
+}
+
+/// A command to be started, all defaults filled in by the server but those that only the
+/// sandbox's own files tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Program and arguments; looked up in `PATH` where it has no slash.
+    pub argv: Vec<String>,
+    /// `argv` is one line for the shell.
+    pub shell: bool,
+    /// Variables added to the sandbox's, as `K=V`.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// `USER[:GROUP]`.
+    pub user: Option<String>,
+    /// Rows and columns of its terminal.
+    pub tty: Option<(u16, u16)>,
+    /// It has a stdin.
+    pub stdin: bool,
+    /// It outlives its client.
+    pub detach: bool,
+    /// Ended after this many milliseconds.
+    pub timeout_ms: Option<u64>,
+}
+
+/// A command as init knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandState {
+    /// Its number.
+    pub id: u32,
+    /// Its process id inside.
+    pub pid: u32,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// It has a terminal.
+    pub tty: bool,
+    /// It has a stdin.
+    pub stdin: bool,
+    /// It outlives its client.
+    pub detach: bool,
+    /// Milliseconds since the epoch.
+    pub started_at: u64,
+    /// How it ended.
+    pub exit: Option<Ended>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Exit code, where it exited.
+    pub code: Option<i32>,
+    /// Signal, where one ended it.
+    pub signal: Option<i32>,
+    /// It was ended because its time was up.
+    pub timed_out: bool,
+}
+
+/// Which descriptors come with [`InitOk::Started`], in this order, as far as they are true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streams {
+    /// The write end of stdin; for a terminal the master, which carries both ways.
+    pub stdin: bool,
+    /// For a terminal: a pipe, read end then write end, for moving output out of it. Otherwise
+    /// the read ends of stdout and stderr. In both cases two descriptors.
+    pub tty: bool,
+    /// After these always: the memfd that holds stdout, and without a terminal the one of stderr.
+    /// The length of each is the count of bytes taken from the command so far.
+    pub spools: u8,
+}
+
+/// Why a command was not started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum StartError {
+    /// No such program.
+    #[error("{0}: no such program in the sandbox")]
+    NotFound(String),
+    /// It is there but cannot be run.
+    #[error("{program}: {why}")]
+    NotExecutable {
+        /// The program.
+        program: String,
+        /// Permission, format, architecture ...
+        why: String,
+    },
+    /// The user cannot be resolved or taken on.
+    #[error("user {user}: {why}")]
+    User {
+        /// As asked for.
+        user: String,
+        /// Why not.
+        why: String,
+    },
+    /// The working directory cannot be entered.
+    #[error("working directory {path}: {why}")]
+    Directory {
+        /// As asked for.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// Neither bash nor sh.
+    #[error("no shell in the sandbox: neither /bin/bash nor /bin/sh")]
+    NoShell,
+    /// The sandbox is at its limit of processes.
+    #[error("no more processes: the sandbox is at its limit")]
+    Processes,
+    /// Anything else.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+/// Why init did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum InitError {
+    /// No such command.
+    #[error("no such command: {0}")]
+    NoCommand(u32),
+    /// The command still runs.
+    #[error("command {0} still runs")]
+    Running(u32),
+    /// It could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A file request failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A system call failed.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The sandbox could not be set up.
+    #[error("setting up: {0}")]
+    Setup(Failure),
+}
+
+/// What init answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum InitOk {
+    /// Done.
+    Done,
+    /// The command runs; its streams come along.
+    Started {
+        /// The command.
+        command: CommandState,
+        /// Which descriptors come along.
+        streams: Streams,
+    },
+    /// The session; with it: the write end of the pipe that starts a line, the read end of the
+    /// pipe that tells of its end, the memfd that holds the line, and the read ends of stdout and
+    /// stderr.
+    Session {
+        /// Counts the shells of this sandbox; a change means that the state was lost.
+        generation: u32,
+    },
+    /// All commands.
+    Commands(Vec<CommandState>),
+    /// Of a file request. With it, for some: a descriptor.
+    File(FileReply),
+}
+
+/// Init to server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum InitMessage {
+    /// The sandbox is set up; the first message of all. Answers no request.
+    Ready(Result<(), InitError>),
+    /// Answers the request with this number.
+    Reply {
+        /// The request's.
+        seq: u64,
+        /// What came of it.
+        result: Result<InitOk, InitError>,
+    },
+    /// A command ended.
+    Exited {
+        /// The command.
+        command: u32,
+        /// How.
+        ended: Ended,
+    },
+    /// The session's shell ended.
+    SessionEnded {
+        /// Which shell.
+        generation: u32,
+        /// How.
+        ended: Ended,
+    },
+}
+
+/// A message that cannot be read; its sender is not one of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("malformed message: {0}")]
+pub struct Malformed(#[from] postcard::Error);
+
+/// Writes a message.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Malformed> {
+    Ok(postcard::to_stdvec(message)?)
+}
+
+/// Reads a message.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malformed> {
+    Ok(postcard::from_bytes(bytes)?)
+}
