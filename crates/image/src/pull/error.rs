@@ -160,7 +160,13 @@ impl Asked<'_> {
             OciDistributionError::RegistryError { envelope, .. } => {
                 let text = envelope.errors.first().map(|e| format!("{:?}: {}", e.code, e.message));
                 let text = text.unwrap_or_default();
-                self.status(if text.contains("Unknown") { 404 } else { 400 }, &text)
+                let has = |words: [&str; 2]| words.iter().any(|word| text.contains(word));
+                let code = match () {
+                    () if has(["Denied", "Unauthorized"]) => 403,
+                    () if has(["Unknown", "NotFound"]) => 404,
+                    () => 400,
+                };
+                self.status(code, &text)
             }
             other => PullError::Answer { what: self.what.to_owned(), why: show_error(other) },
         }
