@@ -116,6 +116,10 @@ pub(crate) fn command_line(error: &clap::Error) -> (String, Option<String>) {
     let stray = error.kind() == ErrorKind::UnknownArgument
         && error.get(ContextKind::SuggestedArg).is_none()
         && usage.is_some_and(|usage| usage.contains("-- ") || usage.contains("[-- "));
+    if error.kind() == ErrorKind::ValueValidation {
+        // The reason says what to write.
+        return (what, None);
+    }
     let hint = match tip {
         _ if stray && command == "forkyard run" => {
             "put the command after `--`: `forkyard run [IMAGE] -- CMD...`".to_owned()
@@ -177,11 +181,25 @@ mod tests {
 
     #[test]
     fn mistakes_on_the_command_line_are_told_in_the_same_form() {
-        insta::assert_snapshot!(told(&["forkyard", "run", "alpine", "echo"]), @r"");
-        insta::assert_snapshot!(told(&["forkyard", "lss"]), @r"");
-        insta::assert_snapshot!(told(&["forkyard", "exec"]), @r"");
-        insta::assert_snapshot!(told(&["forkyard", "create", "--memory", "1q"]), @r"");
-        insta::assert_snapshot!(told(&["forkyard", "ls", "--jsn"]), @r"");
+        insta::assert_snapshot!(told(&["forkyard", "run", "alpine", "echo"]), @r"
+        error: unexpected argument 'echo' found
+        hint: put the command after `--`: `forkyard run [IMAGE] -- CMD...`
+        ");
+        insta::assert_snapshot!(told(&["forkyard", "lss"]), @r"
+        error: unrecognized subcommand 'lss'
+        hint: some similar subcommands exist: `list`, `logs`, `ls`
+        ");
+        insta::assert_snapshot!(told(&["forkyard", "exec"]), @r"
+        error: the following required arguments were not provided: <ID> <COMMAND>...
+        hint: see `forkyard exec --help`
+        ");
+        insta::assert_snapshot!(told(&["forkyard", "create", "--memory", "1q"]), @r"
+        error: invalid value '1q' for '--memory <SIZE>': `1q` is no size; write 512m or 2g
+        ");
+        insta::assert_snapshot!(told(&["forkyard", "ls", "--jsn"]), @r"
+        error: unexpected argument '--jsn' found
+        hint: a similar argument exists: `--json`
+        ");
     }
 
     #[test]

@@ -158,6 +158,12 @@ mod tests {
             command(3, Some(exit(137, Some(9), false))),
             command(4, Some(exit(124, Some(9), true))),
         ];
-        insta::assert_snapshot!(list(&commands, 120_000), @"");
+        insta::assert_snapshot!(list(&commands, 120_000), @r"
+        COMMAND   PID   STARTED         STATE                   ARGUMENTS
+        1         2     2 minutes ago   running                 sh -c a\nb
+        2         3     2 minutes ago   exited 0                sh -c a\nb
+        3         4     2 minutes ago   exited 137 (signal 9)   sh -c a\nb
+        4         5     2 minutes ago   exited 124 (timeout)    sh -c a\nb
+        ");
     }
 }

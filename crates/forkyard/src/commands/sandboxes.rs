@@ -173,11 +173,32 @@ mod tests {
             reason: Some("out of memory".to_owned()),
             ..sandbox()
         };
-        insta::assert_snapshot!(list(&[sandbox(), ended], 61_000), @"");
+        insta::assert_snapshot!(list(&[sandbox(), ended], 61_000), @r"
+        ID             NAME   IMAGE   STATE                   CREATED        ENDS
+        0123456789ab   box    host    running                 1 minute ago   in 1 hour
+        0123456789ab          host    ended (out of memory)   1 minute ago
+        ");
     }
 
     #[test]
     fn a_card_shows_what_is_used_of_what_is_allowed() {
-        insta::assert_snapshot!(card(&sandbox(), 61_000), @"");
+        insta::assert_snapshot!(card(&sandbox(), 61_000), @r"
+        Id:              0123456789ab
+        Name:            box
+        Image:           host
+        State:           running
+        Created:         1970-01-01 00:00:01Z (1 minute ago)
+        Started:         1970-01-01 00:00:01Z (59 seconds ago)
+        Ends:            1970-01-01 01:01:01Z (in 1 hour)
+        Init:            process 77 of this machine
+        Network:         none
+        Memory:          3 MiB of 1 GiB
+        Time:            1.500 s of processor
+        Processors:      at most 0.5
+        Processes:       2
+        Out of memory:   1 killed
+        Volume:          /s:/t:ro
+        Label:           team=a\u{1b}b
+        ");
     }
 }
