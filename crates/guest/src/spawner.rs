@@ -193,12 +193,12 @@ fn spawn(
 }
 
 fn write_maps(pid: Pid, ids: Ids) -> Result<(), Failure> {
-    let (base, count) = match ids {
-        Ids::Range { base } => (base, 65_536),
-        Ids::Outer => (0, 65_536),
-        Ids::Single => (0, 1),
+    let map = match ids {
+        Ids::Range { base } => format!("0 {base} 65536"),
+        // As in our own map, root and the rest are two ranges: one that spans both is refused.
+        Ids::Outer => "0 0 1\n1 1 65535".to_owned(),
+        Ids::Single => "0 0 1".to_owned(),
     };
-    let map = format!("0 {base} {count}");
     for file in ["uid_map", "gid_map"] {
         let path = format!("/proc/{pid}/{file}");
         std::fs::write(&path, &map).map_err(|e| Failure::new(format!("writing {path}"), &e))?;
