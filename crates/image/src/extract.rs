@@ -49,7 +49,7 @@ pub fn extract(
     limits: Limits,
 ) -> Result<Extracted, UnpackError> {
     let mut reader = Reader::new(stream);
-    let mut tree = Tree::new(destination, Policy::copy_out());
+    let mut tree = Tree::new(destination, Policy::CopyOut);
     let mut tally = Tally::new(limits);
     while let Some(entry) = next_entry(&mut reader)? {
         tally.count(&entry)?;
@@ -69,7 +69,7 @@ pub fn extract(
             Kind::Symlink => tree.symlink(&place, &entry)?,
             Kind::HardLink => hard_link(&mut tree, &place, &entry)?,
             Kind::Device | Kind::Fifo => {
-                tree.notes().add("devices and fifos left out", &entry.name)
+                tree.notes().add("devices and fifos left out", &entry.name);
             }
             Kind::Other(_) => tree.notes().add("entries of unknown kinds left out", &entry.name),
         }

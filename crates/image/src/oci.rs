@@ -265,7 +265,7 @@ pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DocumentError
 mod tests {
     use super::*;
 
-    fn offer(platform: serde_json::Value) -> Descriptor {
+    fn offer(platform: &serde_json::Value) -> Descriptor {
         let digest = Digest::sha256_of(platform.to_string().as_bytes()).to_string();
         let fields = serde_json::json!({"digest": digest, "size": 1, "platform": platform});
         serde_json::from_value(fields).unwrap()
@@ -274,10 +274,10 @@ mod tests {
     #[test]
     fn the_fitting_platform_is_chosen_and_attestations_never() {
         let offers = [
-            offer(serde_json::json!({"os": "unknown", "architecture": "unknown"})),
-            offer(serde_json::json!({"os": "linux", "architecture": "arm", "variant": "v6"})),
-            offer(serde_json::json!({"os": "linux", "architecture": "arm", "variant": "v7"})),
-            offer(serde_json::json!({"os": "linux", "architecture": "amd64"})),
+            offer(&serde_json::json!({"os": "unknown", "architecture": "unknown"})),
+            offer(&serde_json::json!({"os": "linux", "architecture": "arm", "variant": "v6"})),
+            offer(&serde_json::json!({"os": "linux", "architecture": "arm", "variant": "v7"})),
+            offer(&serde_json::json!({"os": "linux", "architecture": "amd64"})),
         ];
         let offers: Vec<&Descriptor> = offers.iter().collect();
         let chosen = |text: &str| choose(&offers, &text.parse().unwrap());

@@ -24,6 +24,9 @@ use write::Later;
 /// Most links followed for one name, as the kernel has it (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 
+/// Most components walked for one name, those of links included.
+const MAX_STEPS: usize = 1024;
+
 /// Most memory for the times of directories, which are set last. Paths beyond it keep the time at
 /// which they were written; half a million ordinary directories fit.
 const MAX_LATER: usize = 64 << 20;
@@ -36,6 +39,13 @@ const BUFFER: usize = 256 * 1024;
 enum Missing {
     Make,
     Fail,
+}
+
+/// Where one component of a name leads.
+enum Step {
+    Into(OwnedFd),
+    /// To where this link says.
+    Link(Vec<u8>),
 }
 
 /// The place of an entry: an open directory and a name in it.
@@ -107,46 +117,33 @@ impl<'a> Tree<'a> {
         let mut pending: Vec<Vec<u8>> = parents.iter().rev().cloned().collect();
         let mut real: Vec<Vec<u8>> = Vec::new();
         let mut dir = self.reopen(&real, whole)?;
-        let mut links = 0;
+        let (mut links, mut steps) = (0, 0);
         while let Some(part) = pending.pop() {
+            steps += 1;
+            if steps > MAX_STEPS {
+                return Err(refuse("links on its way lead too far about"));
+            }
             if part == b".." {
                 real.pop().ok_or_else(|| refuse("a link on its way leads out"))?;
                 dir = self.reopen(&real, whole)?;
                 continue;
             }
-            let mut opened = open_dir(dir.as_fd(), &part);
-            if opened.as_ref().err() == Some(&Errno::NOENT) && missing == Missing::Make {
-                rustix::fs::mkdirat(&dir, part.as_slice(), Mode::from_raw_mode(0o755))
-                    .map_err(|e| UnpackError::system("mkdirat", whole.as_bytes(), e))?;
-                if self.policy.exact_modes {
-                    // The umask may have taken bits away. What was made a moment ago is no link.
-                    let mode = Mode::from_raw_mode(0o755);
-                    rustix::fs::chmodat(&dir, part.as_slice(), mode, AtFlags::empty())
-                        .map_err(|e| UnpackError::system("fchmodat", whole.as_bytes(), e))?;
-                }
-                opened = open_dir(dir.as_fd(), &part);
-            }
-            match opened {
-                Ok(next) => {
+            match self.step(dir.as_fd(), &part, whole, missing)? {
+                Step::Into(next) => {
                     dir = next;
                     real.push(part);
                     if real.len() > name::MAX_DEPTH {
                         return Err(refuse("links on its way lead too deep"));
                     }
                 }
-                Err(Errno::LOOP | Errno::NOTDIR) => {
-                    let Ok(target) = rustix::fs::readlinkat(&dir, part.as_slice(), Vec::new())
-                    else {
-                        return Err(refuse("a file stands where its directory should be"));
-                    };
-                    if self.policy.links == Links::Refuse {
+                Step::Link(target) => {
+                    if self.policy.links() == Links::Refuse {
                         return Err(refuse("a symbolic link is on its way"));
                     }
                     links += 1;
                     if links > MAX_LINKS {
                         return Err(refuse("too many links are on its way"));
                     }
-                    let target = target.as_bytes();
                     if target.starts_with(b"/") {
                         real.clear();
                         dir = self.reopen(&real, whole)?;
@@ -155,10 +152,50 @@ impl<'a> Tree<'a> {
                     pending
                         .extend(parts.filter(|p| !p.is_empty() && *p != b".").map(<[u8]>::to_vec));
                 }
-                Err(e) => return Err(UnpackError::system("openat", whole.as_bytes(), e)),
             }
         }
         Ok((dir, real.join(&b'/')))
+    }
+
+    /// Goes one component on; makes a directory where there is none.
+    fn step(
+        &self,
+        dir: BorrowedFd<'_>,
+        part: &[u8],
+        whole: &Name,
+        missing: Missing,
+    ) -> Result<Step, UnpackError> {
+        let fail = |call| move |e| UnpackError::system(call, whole.as_bytes(), e);
+        let hidden = match open_dir(dir, part) {
+            Ok(next) => return Ok(Step::Into(next)),
+            Err(Errno::NOENT) if missing == Missing::Make => false,
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                if let Ok(target) = rustix::fs::readlinkat(dir, part, Vec::new()) {
+                    return Ok(Step::Link(target.into_bytes()));
+                }
+                let stat = rustix::fs::statat(dir, part, AtFlags::SYMLINK_NOFOLLOW);
+                if missing == Missing::Fail || !write::is_whiteout(&stat.map_err(fail("fstatat"))?)
+                {
+                    let why = "a file stands where its directory should be";
+                    return Err(UnpackError::refused(whole.as_bytes(), why));
+                }
+                // The archive hides what lower layers have here, and now puts a directory there.
+                rustix::fs::unlinkat(dir, part, AtFlags::empty()).map_err(fail("unlinkat"))?;
+                true
+            }
+            Err(e) => return Err(fail("openat")(e)),
+        };
+        let mode = Mode::from_raw_mode(0o755);
+        rustix::fs::mkdirat(dir, part, mode).map_err(fail("mkdirat"))?;
+        if self.policy.exact_modes() {
+            // The umask may have taken bits away. What was made a moment ago is no link.
+            rustix::fs::chmodat(dir, part, mode, AtFlags::empty()).map_err(fail("fchmodat"))?;
+        }
+        let next = open_dir(dir, part).map_err(fail("openat"))?;
+        if hidden {
+            write::make_opaque(next.as_fd(), whole.as_bytes())?;
+        }
+        Ok(Step::Into(next))
     }
 
     /// Opens a directory by a path that is known to hold no links.

@@ -129,7 +129,7 @@ fn unpack_layer(
 ) -> Result<Unpacked, UnpackError> {
     let stream = open_stream(blob, limits.bytes)?;
     let mut reader = Reader::new(Hashing { inner: stream, hasher: Hasher::new(Algorithm::Sha256) });
-    let mut tree = Tree::new(destination, Policy::layer(ownership));
+    let mut tree = Tree::new(destination, Policy::Layer(ownership));
     let mut tally = Tally::new(limits);
     while let Some(entry) = next_entry(&mut reader)? {
         tally.count(&entry)?;
@@ -172,13 +172,13 @@ fn add<R: Read>(
     };
     if let Some(hidden) = name.last().and_then(|last| last.strip_prefix(b".wh.")) {
         return match hidden {
-            b".wh..opq" => tree.opaque(&place, entry),
+            b".wh..opq" => place.opaque(entry),
             b"" | b"." | b".." => Err(UnpackError::refused(&entry.name, "it hides no name")),
             _ if hidden.starts_with(b".wh.") => {
                 tree.notes().add("records of aufs left out", &entry.name);
                 Ok(())
             }
-            _ => tree.whiteout(&place.sibling(hidden), entry),
+            _ => place.sibling(hidden).whiteout(entry),
         };
     }
     match entry.kind {
@@ -253,13 +253,11 @@ pub(crate) struct Limited<'a> {
 impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        match self.left.checked_sub(read as u64) {
-            Some(left) => self.left = left,
-            None => {
-                let what = "bytes".to_owned();
-                return Err(io::Error::other(UnpackError::Limit { what, most: self.most }));
-            }
-        }
+        let Some(left) = self.left.checked_sub(read as u64) else {
+            let what = "bytes".to_owned();
+            return Err(io::Error::other(UnpackError::Limit { what, most: self.most }));
+        };
+        self.left = left;
         Ok(read)
     }
 }

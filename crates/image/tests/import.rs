@@ -1,4 +1,5 @@
 //! Imports of everything an image can be on disk, and of what only looks like one.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;
 
@@ -180,7 +181,8 @@ fn whatever_is_cut_off_leaves_nothing_behind() {
         for part in 0..16 {
             let store = Store::new();
             // The last cut takes the end mark off plain archives, and the trailer of gzip.
-            let cut = if part == 15 { whole.len().max(1025) - 1024 } else { whole.len() * part / 16 };
+            let cut =
+                if part == 15 { whole.len().max(1025) - 1024 } else { whole.len() * part / 16 };
             let (_dir, path) = file("cut.tar", &whole[..cut]);
             let error = run(&path, &store).unwrap_err().to_string();
             assert!(!error.contains('\n'), "{error}");
@@ -241,10 +243,8 @@ fn a_layer_that_lies_takes_its_fellows_away_with_it() {
 fn of_several_images_one_must_be_named() {
     let mut layout = Layout::new();
     let [base, app] = layers();
-    let (one, two) = (
-        layout.manifest(&[&base], &host_platform()),
-        layout.manifest(&[&app], &host_platform()),
-    );
+    let (one, two) =
+        (layout.manifest(&[&base], &host_platform()), layout.manifest(&[&app], &host_platform()));
     layout.tag("one", one);
     layout.tag("two", two);
     let store = Store::new();

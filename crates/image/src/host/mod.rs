@@ -89,14 +89,13 @@ fn prepare_from(
         Some(known) => store.hold(&known.layer)?,
         None => None,
     };
-    let hold = match held {
-        Some(hold) => hold,
-        None => {
-            let hold = build(root, &items, store, unpacker)?;
-            let layer = hold.facts().diff_id.clone();
-            store.remember(&memory, &Known { fingerprint, layer })?;
-            hold
-        }
+    let hold = if let Some(hold) = held {
+        hold
+    } else {
+        let hold = build(root, &items, store, unpacker)?;
+        let layer = hold.facts().diff_id.clone();
+        store.remember(&memory, &Known { fingerprint, layer })?;
+        hold
     };
     let layer = hold.facts().diff_id.clone();
     Ok(HostImage { skeleton: store.tree(&layer), trees, layer, hold })

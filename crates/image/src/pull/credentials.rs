@@ -16,8 +16,8 @@ use oci_client::Reference;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Deserialize;
 
-use super::error::PullError;
 use super::blocking;
+use super::error::PullError;
 use crate::text::show;
 
 /// Largest configuration file, and longest answer of a helper, in bytes.
@@ -33,7 +33,10 @@ const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Credentials {
     None,
-    Basic { user: String, password: String },
+    Basic {
+        user: String,
+        password: String,
+    },
     /// A token to be traded for others.
     Identity(String),
 }
@@ -111,7 +114,8 @@ fn find_blocking(
             Ok(None) => {}
             Err(why) => {
                 let helper = show(helper.as_bytes());
-                notes.push(format!("docker-credential-{helper}: {why}; asking without credentials"));
+                notes
+                    .push(format!("docker-credential-{helper}: {why}; asking without credentials"));
             }
         }
     }
@@ -238,7 +242,8 @@ fn talk(child: &mut Child, server: &str, deadline: Instant) -> Result<Vec<u8>, S
 
 fn wait_for(fd: impl AsFd, deadline: Instant) -> Result<(), String> {
     let left = deadline.saturating_duration_since(Instant::now());
-    let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+    let left =
+        Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
     match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
         Ok(0) => Err("no answer in time".to_owned()),
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),

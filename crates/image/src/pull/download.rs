@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
+use super::blocking;
 use super::error::{PullError, io};
 use super::registry::{BlobStream, Registry};
-use super::blocking;
 use crate::digest::Hasher;
 use crate::oci::Descriptor;
 
@@ -67,7 +67,7 @@ async fn fetch_once(
         return Ok(());
     }
     std::fs::remove_file(path).map_err(io("unlink", path))?;
-    Err(PullError::wrong_digest(&blob.digest, actual))
+    Err(PullError::wrong_digest(&blob.digest, &actual))
 }
 
 /// Opens what an earlier attempt has left, and reads it for the digest.
@@ -145,7 +145,10 @@ async fn receive(
     let written = writer.await.map_err(|e| PullError::Internal(e.to_string()))?;
     let part = written.map_err(io("write", "partial download".as_ref()))?;
     if got > blob.size {
-        return Err(PullError::wrong_digest(&blob.digest, format!("of more than {} bytes", blob.size)));
+        return Err(PullError::wrong_digest(
+            &blob.digest,
+            &format!("of more than {} bytes", blob.size),
+        ));
     }
     if part.length < blob.size {
         let cut = PullError::Cut {

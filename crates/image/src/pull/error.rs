@@ -119,7 +119,7 @@ impl PullError {
         matches!(self, Self::Cut { .. })
     }
 
-    pub(super) fn wrong_digest(what: &Digest, actual: impl ToString) -> Self {
+    pub(super) fn wrong_digest(what: &Digest, actual: &impl ToString) -> Self {
         Self::WrongDigest { what: what.to_string(), actual: actual.to_string() }
     }
 }

@@ -9,9 +9,9 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, WWW_AUTHENTICATE};
 
+use super::PullOptions;
 use super::credentials::Credentials;
 use super::error::{Asked, PullError, deepest};
-use super::PullOptions;
 use crate::digest::Digest;
 use crate::oci::{Descriptor, DocumentError, MAX_DOCUMENT};
 
@@ -58,7 +58,8 @@ impl Registry {
         // Fails when another part of the program has chosen a provider before, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let build = |why: String| PullError::Answer { what: "HTTP client".to_owned(), why };
-        let proxies = if is_loopback(&host) { Proxies::default() } else { Proxies::of_environment() };
+        let proxies =
+            if is_loopback(&host) { Proxies::default() } else { Proxies::of_environment() };
         let protocol = if plain { ClientProtocol::Http } else { ClientProtocol::Https };
         let client = Client::try_from(ClientConfig {
             protocol,
@@ -154,21 +155,16 @@ impl Registry {
 
     /// The manifest or index that the reference names.
     pub(super) async fn named_manifest(&self) -> Result<(Digest, Vec<u8>), PullError> {
-        match self.reference.digest() {
-            Some(text) => {
-                let bad = |e: crate::BadDigest| PullError::Reference {
-                    reference: self.reference.to_string(),
-                    why: e.to_string(),
-                };
-                let digest: Digest = text.parse().map_err(bad)?;
-                let bytes = self.manifest(&digest).await?;
-                Ok((digest, bytes))
-            }
-            None => {
-                let bytes = self.document(self.reference.tag().unwrap_or("latest")).await?;
-                Ok((Digest::sha256_of(&bytes), bytes))
-            }
-        }
+        let Some(text) = self.reference.digest() else {
+            let bytes = self.document(self.reference.tag().unwrap_or("latest")).await?;
+            return Ok((Digest::sha256_of(&bytes), bytes));
+        };
+        let digest: Digest = text.parse().map_err(|e: crate::BadDigest| {
+            let reference = self.reference.to_string();
+            PullError::Reference { reference, why: e.to_string() }
+        })?;
+        let bytes = self.manifest(&digest).await?;
+        Ok((digest, bytes))
     }
 
     /// A manifest or index by its digest, verified.
@@ -177,7 +173,7 @@ impl Registry {
         if digest.matches(&bytes) {
             return Ok(bytes);
         }
-        Err(PullError::wrong_digest(digest, Digest::sha256_of(&bytes)))
+        Err(PullError::wrong_digest(digest, &Digest::sha256_of(&bytes)))
     }
 
     async fn document(&self, name: &str) -> Result<Vec<u8>, PullError> {
@@ -244,7 +240,7 @@ impl Registry {
         if bytes.len() as u64 == blob.size && blob.digest.matches(&bytes) {
             return Ok(bytes);
         }
-        Err(PullError::wrong_digest(&blob.digest, Digest::sha256_of(&bytes)))
+        Err(PullError::wrong_digest(&blob.digest, &Digest::sha256_of(&bytes)))
     }
 
     /// Asks for a blob from an offset on.
@@ -359,7 +355,10 @@ impl Proxies {
         Self { https: get("https_proxy"), http: get("http_proxy"), except: get("no_proxy") }
     }
 
-    fn apply(&self, mut builder: reqwest::ClientBuilder) -> reqwest::Result<reqwest::ClientBuilder> {
+    fn apply(
+        &self,
+        mut builder: reqwest::ClientBuilder,
+    ) -> reqwest::Result<reqwest::ClientBuilder> {
         // Without this, reqwest would look into the environment by itself.
         builder = builder.no_proxy();
         let except = || self.except.as_deref().and_then(reqwest::NoProxy::from_string);

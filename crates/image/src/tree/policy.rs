@@ -13,55 +13,53 @@ pub(crate) enum Links {
     Refuse,
 }
 
-/// What of an archive's metadata is kept.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Policy {
-    pub(crate) links: Links,
-    /// Give files to the ids that the archive names.
-    pub(crate) owners: bool,
-    /// Keep setuid and setgid.
-    pub(crate) set_ids: bool,
-    /// Bits that every directory gets while it is written and afterwards.
-    pub(crate) directory_floor: u32,
-    /// Bits that every file gets.
-    pub(crate) file_floor: u32,
-    /// Keep `user.*`, and `security.capability` where owners are kept.
-    pub(crate) xattrs: bool,
-    /// Modes are exact; otherwise the process's umask applies, and the modes of directories are
-    /// set last, as they may forbid writing.
-    pub(crate) exact_modes: bool,
-    /// A file or link of the archive replaces a whole directory in its place.
-    pub(crate) replace_trees: bool,
+/// What is unpacked, and so what of an archive's metadata is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// The layer of an image.
+    Layer(Ownership),
+    /// Files that leave a sandbox into a directory of the host.
+    CopyOut,
 }
 
 impl Policy {
-    /// For the layer of an image.
-    pub(crate) fn layer(ownership: Ownership) -> Self {
-        let keep = ownership == Ownership::Keep;
-        Self {
-            links: Links::FollowInside,
-            owners: keep,
-            set_ids: keep,
-            directory_floor: if keep { 0 } else { 0o700 },
-            file_floor: if keep { 0 } else { 0o600 },
-            xattrs: true,
-            exact_modes: true,
-            replace_trees: true,
+    pub(super) fn links(self) -> Links {
+        match self {
+            Self::Layer(_) => Links::FollowInside,
+            Self::CopyOut => Links::Refuse,
         }
     }
 
-    /// For files that leave a sandbox into a directory of the host.
-    pub(crate) fn copy_out() -> Self {
-        Self {
-            links: Links::Refuse,
-            owners: false,
-            set_ids: false,
-            directory_floor: 0,
-            file_floor: 0,
-            xattrs: false,
-            exact_modes: false,
-            replace_trees: false,
-        }
+    /// Whether files are given to the ids that the archive names, and with that whether setuid
+    /// bits and file capabilities mean anything.
+    pub(super) fn keeps_owners(self) -> bool {
+        self == Self::Layer(Ownership::Keep)
+    }
+
+    /// Bits that every directory gets. With one id, nobody but the owner can help when the owner
+    /// may not enter.
+    pub(super) fn directory_floor(self) -> u32 {
+        if self == Self::Layer(Ownership::Squash) { 0o700 } else { 0 }
+    }
+
+    /// Bits that every file gets.
+    pub(super) fn file_floor(self) -> u32 {
+        if self == Self::Layer(Ownership::Squash) { 0o600 } else { 0 }
+    }
+
+    pub(super) fn keeps_xattrs(self) -> bool {
+        self != Self::CopyOut
+    }
+
+    /// Whether modes are exact. Otherwise the process's umask applies, and the modes of
+    /// directories are set last, as they may forbid writing.
+    pub(super) fn exact_modes(self) -> bool {
+        self != Self::CopyOut
+    }
+
+    /// Whether a file of the archive replaces a directory in its place, and the reverse.
+    pub(super) fn replaces_other_kinds(self) -> bool {
+        self != Self::CopyOut
     }
 }
 

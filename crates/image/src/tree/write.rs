@@ -37,13 +37,13 @@ impl Tree<'_> {
         let fail = |call| move |e| UnpackError::system(call, &entry.name, e);
         let found = place.current()?;
         let is_dir = found.as_ref().is_some_and(|stat| kind_of(stat) == FileType::Directory);
-        if is_dir && !self.policy.exact_modes {
+        if is_dir && !self.policy.exact_modes() {
             return Ok(());
         }
         let hides = found.as_ref().is_some_and(is_whiteout);
         if !is_dir {
             self.clear(place, entry)?;
-            let mode = if self.policy.exact_modes { 0o700 } else { entry.mode & 0o777 | 0o700 };
+            let mode = if self.policy.exact_modes() { 0o700 } else { entry.mode & 0o777 | 0o700 };
             rustix::fs::mkdirat(&place.dir, place.name.as_slice(), Mode::from_raw_mode(mode))
                 .map_err(fail("mkdirat"))?;
         }
@@ -53,14 +53,14 @@ impl Tree<'_> {
         self.describe_directory(dir.as_fd(), path, entry)?;
         if hides {
             // The archive removes what lower layers have here, and then puts a directory there.
-            set_opaque(dir.as_fd(), &entry.name)?;
+            make_opaque(dir.as_fd(), &entry.name)?;
         }
         Ok(())
     }
 
     /// Gives the root the entry's metadata.
     pub(crate) fn root_directory(&mut self, entry: &Entry) -> Result<(), UnpackError> {
-        if !self.policy.exact_modes {
+        if !self.policy.exact_modes() {
             return Ok(());
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -75,13 +75,13 @@ impl Tree<'_> {
         path: Vec<u8>,
         entry: &Entry,
     ) -> Result<(), UnpackError> {
-        let mode = self.mode(entry, self.policy.directory_floor);
-        if self.policy.exact_modes {
+        let mode = self.mode(entry, self.policy.directory_floor());
+        if self.policy.exact_modes() {
             self.own(dir, entry)?;
             chmod(dir, mode, entry)?;
         }
         self.xattrs(dir, entry)?;
-        let mode = (!self.policy.exact_modes && mode & 0o700 != 0o700).then_some(mode);
+        let mode = (!self.policy.exact_modes() && mode & 0o700 != 0o700).then_some(mode);
         self.set_later(path, Later { mode, mtime: entry.mtime });
         Ok(())
     }
@@ -94,10 +94,10 @@ impl Tree<'_> {
         reader: &mut Reader<R>,
     ) -> Result<(), UnpackError> {
         self.clear(place, entry)?;
-        let mode = self.mode(entry, self.policy.file_floor);
+        let mode = self.mode(entry, self.policy.file_floor());
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let create = if self.policy.exact_modes { 0o600 } else { mode & 0o777 };
+        let create = if self.policy.exact_modes() { 0o600 } else { mode & 0o777 };
         let made = rustix::fs::openat(
             &place.dir,
             place.name.as_slice(),
@@ -106,7 +106,7 @@ impl Tree<'_> {
         );
         let file = File::from(made.map_err(|e| UnpackError::system("openat", &entry.name, e))?);
         self.fill(&file, entry, reader)?;
-        if self.policy.exact_modes {
+        if self.policy.exact_modes() {
             self.own(file.as_fd(), entry)?;
             chmod(file.as_fd(), mode, entry)?;
         }
@@ -163,11 +163,11 @@ impl Tree<'_> {
     pub(crate) fn fifo(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
         let fail = |call| move |e| UnpackError::system(call, &entry.name, e);
         self.clear(place, entry)?;
-        let mode = Mode::from_raw_mode(self.mode(entry, self.policy.file_floor));
+        let mode = Mode::from_raw_mode(self.mode(entry, self.policy.file_floor()));
         let name = place.name.as_slice();
         rustix::fs::mknodat(&place.dir, name, FileType::Fifo, mode, 0).map_err(fail("mknodat"))?;
         self.describe_by_name(place, entry)?;
-        if self.policy.exact_modes {
+        if self.policy.exact_modes() {
             // Made a moment ago in a directory that nobody else writes to, so it is no link.
             rustix::fs::chmodat(&place.dir, name, mode, AtFlags::empty())
                 .map_err(fail("fchmodat"))?;
@@ -203,45 +203,16 @@ impl Tree<'_> {
         .map_err(|e| UnpackError::system("linkat", &entry.name, e))
     }
 
-    /// Hides a name of the layers below: a character device 0:0, as overlayfs has it. What this
-    /// layer has there stays; a directory of it hides the one below.
-    pub(crate) fn whiteout(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
-        let name = place.name.as_slice();
-        match place.current()? {
-            None => rustix::fs::mknodat(
-                &place.dir,
-                name,
-                FileType::CharacterDevice,
-                Mode::empty(),
-                rustix::fs::makedev(0, 0),
-            )
-            .map_err(|e| UnpackError::system("mknodat", &entry.name, e)),
-            Some(stat) if kind_of(&stat) == FileType::Directory => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let dir = rustix::fs::openat(&place.dir, name, flags, Mode::empty())
-                    .map_err(|e| UnpackError::system("openat", &entry.name, e))?;
-                set_opaque(dir.as_fd(), &entry.name)
-            }
-            Some(_) => Ok(()),
-        }
-    }
-
-    /// Hides all that the layers below have in the directory of this place.
-    pub(crate) fn opaque(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(place.directory(), c".", flags, Mode::empty())
-            .map_err(|e| UnpackError::system("openat", &entry.name, e))?;
-        set_opaque(dir.as_fd(), &entry.name)
-    }
-
     /// Makes room for an entry.
     fn clear(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
         let Some(found) = place.current()? else { return Ok(()) };
         if kind_of(&found) == FileType::Directory {
-            if !self.policy.replace_trees {
+            if !self.policy.replaces_other_kinds() {
                 return Err(UnpackError::refused(&entry.name, "a directory is in its place"));
             }
-        } else if entry.kind == crate::archive::Kind::Directory && !self.policy.replace_trees {
+        } else if entry.kind == crate::archive::Kind::Directory
+            && !self.policy.replaces_other_kinds()
+        {
             return Err(UnpackError::refused(&entry.name, "a file is in its place"));
         }
         self.last = None;
@@ -252,12 +223,12 @@ impl Tree<'_> {
     fn describe_by_name(&mut self, place: &Place, entry: &Entry) -> Result<(), UnpackError> {
         let fail = |call| move |e| UnpackError::system(call, &entry.name, e);
         let name = place.name.as_slice();
-        if self.policy.owners {
+        if self.policy.keeps_owners() {
             let (uid, gid) = self.ids(entry);
             rustix::fs::chownat(&place.dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(fail("fchownat"))?;
         }
-        if self.policy.xattrs && !entry.xattrs.is_empty() {
+        if self.policy.keeps_xattrs() && !entry.xattrs.is_empty() {
             self.notes.add("xattrs of links and fifos dropped", &entry.name);
         }
         let times = times(entry.mtime);
@@ -267,7 +238,7 @@ impl Tree<'_> {
 
     fn mode(&mut self, entry: &Entry, floor: u32) -> u32 {
         let set_ids = entry.mode & 0o6000;
-        if set_ids != 0 && !self.policy.set_ids {
+        if set_ids != 0 && !self.policy.keeps_owners() {
             self.notes.add("setuid and setgid bits dropped", &entry.name);
             return entry.mode & 0o1777 | floor;
         }
@@ -277,7 +248,7 @@ impl Tree<'_> {
     /// Gives an open file to its owner. Called before modes and xattrs: a change of owner drops
     /// setuid bits and capabilities.
     fn own(&mut self, file: BorrowedFd<'_>, entry: &Entry) -> Result<(), UnpackError> {
-        if !self.policy.owners {
+        if !self.policy.keeps_owners() {
             return Ok(());
         }
         let (uid, gid) = self.ids(entry);
@@ -294,7 +265,7 @@ impl Tree<'_> {
     }
 
     fn xattrs(&mut self, file: BorrowedFd<'_>, entry: &Entry) -> Result<(), UnpackError> {
-        if !self.policy.xattrs {
+        if !self.policy.keeps_xattrs() {
             return Ok(());
         }
         for (name, value) in &entry.xattrs {
@@ -303,7 +274,7 @@ impl Tree<'_> {
                 continue;
             }
             let capability = name == b"security.capability";
-            if capability && !self.policy.owners {
+            if capability && !self.policy.keeps_owners() {
                 self.notes.add("file capabilities dropped", &entry.name);
                 continue;
             }
@@ -327,6 +298,36 @@ impl Tree<'_> {
     }
 }
 
+impl Place {
+    /// Hides a name of the layers below: a character device 0:0, as overlayfs has it. What this
+    /// layer has there stays; a directory of it hides the one below.
+    pub(crate) fn whiteout(&self, entry: &Entry) -> Result<(), UnpackError> {
+        let name = self.name.as_slice();
+        match self.current()? {
+            None => rustix::fs::mknodat(
+                &self.dir,
+                name,
+                FileType::CharacterDevice,
+                Mode::empty(),
+                rustix::fs::makedev(0, 0),
+            )
+            .map_err(|e| UnpackError::system("mknodat", &entry.name, e)),
+            Some(stat) if kind_of(&stat) == FileType::Directory => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let dir = rustix::fs::openat(&self.dir, name, flags, Mode::empty())
+                    .map_err(|e| UnpackError::system("openat", &entry.name, e))?;
+                make_opaque(dir.as_fd(), &entry.name)
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Hides all that the layers below have in the directory of this self.
+    pub(crate) fn opaque(&self, entry: &Entry) -> Result<(), UnpackError> {
+        make_opaque(self.directory(), &entry.name)
+    }
+}
+
 impl Later {
     pub(super) fn apply(&self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<(), UnpackError> {
         // The descriptor is O_PATH: "." of it is the same directory.
@@ -345,9 +346,14 @@ fn chmod(file: BorrowedFd<'_>, mode: u32, entry: &Entry) -> Result<(), UnpackErr
         .map_err(|e| UnpackError::system("fchmod", &entry.name, e))
 }
 
-/// Overlays are mounted with `userxattr`, so the kernel reads this name, never `trusted.*`.
-fn set_opaque(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<(), UnpackError> {
-    rustix::fs::fsetxattr(dir, c"user.overlay.opaque", b"y", XattrFlags::empty())
+/// Hides what lower layers have in a directory. Overlays are mounted with `userxattr`, so the
+/// kernel reads this name, never `trusted.*`.
+pub(super) fn make_opaque(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<(), UnpackError> {
+    // The walk's descriptors are O_PATH, which takes no xattrs.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(dir, c".", flags, Mode::empty())
+        .map_err(|e| UnpackError::system("openat", entry, e))?;
+    rustix::fs::fsetxattr(&dir, c"user.overlay.opaque", b"y", XattrFlags::empty())
         .map_err(|e| UnpackError::system("fsetxattr", entry, e))
 }
 
@@ -355,7 +361,8 @@ fn kind_of(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-fn is_whiteout(stat: &Stat) -> bool {
+/// Whether overlayfs takes it for a deleted name.
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
     kind_of(stat) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 

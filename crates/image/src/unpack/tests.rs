@@ -190,13 +190,15 @@ fn whiteouts_become_what_overlayfs_reads() {
         dir("first"),
         dir("second"),
         file(".wh.second", ""),
+        file(".wh.implied", ""),
+        file("implied/new", ""),
         file(".wh.plain", ""),
         file("plain", "there"),
     ])
     .unwrap();
     let gone = fs::symlink_metadata(case.at("etc/gone")).unwrap();
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
-    for opaque in ["var", "first", "second"] {
+    for opaque in ["var", "first", "second", "implied"] {
         let value = xattr(&case.at(opaque), "user.overlay.opaque");
         assert_eq!(value.as_deref(), Some(b"y".as_slice()), "{opaque}");
     }

@@ -1,5 +1,7 @@
 //! What the tests of this crate share: images made here, and a store to put them into.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stderr, reason = "what is skipped is to be seen")]
 
 pub(crate) mod registry;
 
@@ -35,9 +37,10 @@ impl Store {
         assert_eq!(fs::read_dir(self.dir.path().join("layers")).unwrap().count(), 0);
     }
 
-    pub(crate) fn partials(&self) -> Vec<u64> {
-        let entries = fs::read_dir(self.dir.path().join("blobs")).unwrap();
-        entries.map(|entry| entry.unwrap().metadata().unwrap().len()).collect()
+    /// Bytes kept of a download that was cut off.
+    pub(crate) fn partial(&self, blob: &Digest) -> Option<u64> {
+        let name = format!("{}.partial", blob.file_name());
+        Some(fs::metadata(self.dir.path().join("blobs").join(name)).ok()?.len())
     }
 }
 
@@ -138,8 +141,7 @@ impl Layout {
         });
         let config = serde_json::to_vec(&config).unwrap();
         let config = self.blob(&config, "application/vnd.oci.image.config.v1+json");
-        let layers: Vec<Value> =
-            layers.iter().map(|l| self.blob(&l.bytes, l.media_type)).collect();
+        let layers: Vec<Value> = layers.iter().map(|l| self.blob(&l.bytes, l.media_type)).collect();
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
             "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers,

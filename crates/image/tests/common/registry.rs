@@ -187,11 +187,15 @@ fn serve(
         }
     }
     let mut server = TcpStream::connect(upstream)?;
-    let kept = head.iter().filter(|line| {
-        let line = line.to_ascii_lowercase();
-        !line.starts_with("connection:") && !(now == Mood::Token && line.starts_with("authoriz"))
-    });
-    let kept: String = kept.map(|line| format!("{line}\r\n")).collect();
+    let mut kept = String::new();
+    for line in &head {
+        let lower = line.to_ascii_lowercase();
+        let ours = now == Mood::Token && lower.starts_with("authorization:");
+        if !ours && !lower.starts_with("connection:") {
+            kept += line;
+            kept += "\r\n";
+        }
+    }
     server.write_all(format!("{kept}Connection: close\r\n\r\n").as_bytes())?;
     let mut response = Vec::new();
     server.read_to_end(&mut response)?;
