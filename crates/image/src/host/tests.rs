@@ -12,6 +12,10 @@ fn host() -> tempfile::TempDir {
     for path in ["usr/bin", "lib64", "etc/ssl/certs", "etc/ssl/private", "etc/ssh", "opt/tool"] {
         fs::create_dir_all(at(path)).unwrap();
     }
+    for path in ["etc/ssl", "etc/ssl/certs"] {
+        // Whatever the umask of whoever runs the test.
+        fs::set_permissions(at(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
     symlink("usr/bin", at("bin")).unwrap();
     let write = |path: &str, text: &str, mode: u32| {
         fs::write(at(path), text).unwrap();

@@ -60,7 +60,7 @@ async fn fetch_once(
     let mut part = open(blob, path).await?;
     tell(part.length);
     if part.length < blob.size {
-        part = receive(registry, blob, part, tell).await?;
+        part = receive(registry, blob, part, path, tell).await?;
     }
     let actual = part.hasher.finish();
     if actual == blob.digest {
@@ -72,11 +72,11 @@ async fn fetch_once(
 
 /// Opens what an earlier attempt has left, and reads it for the digest.
 async fn open(blob: &Descriptor, path: &Path) -> Result<Part, PullError> {
-    let (path, algorithm, size) = (path.to_path_buf(), blob.digest.algorithm(), blob.size);
+    let (at, algorithm, size) = (path.to_path_buf(), blob.digest.algorithm(), blob.size);
     let open = move || -> std::io::Result<Part> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(&path)?;
+        let mut file = options.open(&at)?;
         let mut hasher = Hasher::new(algorithm);
         let mut length = hasher.update_from(&mut file)?;
         if length > size {
@@ -86,11 +86,7 @@ async fn open(blob: &Descriptor, path: &Path) -> Result<Part, PullError> {
         }
         Ok(Part { file, hasher, length })
     };
-    blocking(open).await?.map_err(|error| PullError::Io {
-        call: "open",
-        path: "partial download".into(),
-        error,
-    })
+    blocking(open).await?.map_err(io("open", path))
 }
 
 /// Receives the rest of a blob. Hashing and writing happen on a thread of their own.
@@ -98,12 +94,13 @@ async fn receive(
     registry: &Registry,
     blob: &Descriptor,
     mut part: Part,
+    path: &Path,
     tell: &(dyn Fn(u64) + Sync),
 ) -> Result<Part, PullError> {
     let mut stream = match registry.blob(&blob.digest, part.length).await? {
         BlobStream::Rest(stream) => stream,
         BlobStream::Whole(stream) => {
-            part.file.set_len(0).map_err(io("ftruncate", "partial download".as_ref()))?;
+            part.file.set_len(0).map_err(io("ftruncate", path))?;
             part.hasher = Hasher::new(blob.digest.algorithm());
             part.length = 0;
             stream
@@ -143,7 +140,7 @@ async fn receive(
     }
     drop(sender);
     let written = writer.await.map_err(|e| PullError::Internal(e.to_string()))?;
-    let part = written.map_err(io("write", "partial download".as_ref()))?;
+    let part = written.map_err(io("write", path))?;
     if got > blob.size {
         return Err(PullError::wrong_digest(
             &blob.digest,
