@@ -62,12 +62,19 @@ pub(crate) enum Command {
     /// Pull, import, list and remove images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// See what forkyard does, on this machine, in seconds
+    ///
+    /// Runs the main job against a server and a store of its own, which are removed afterwards;
+    /// nothing is downloaded. The exit code is 1 when a step does not show what it claims.
+    Quickstart,
     /// Run the server in the foreground
     ///
     /// There is seldom a need to: other commands start it when none is running.
     Serve(ServeOptions),
     /// Shut the server down
     Stop(StopOptions),
+    /// Show what this machine offers to sandboxes, what is missing, and how to get it
+    Doctor(JsonOption),
     /// Print a completion script for a shell
     ///
     /// For bash: `forkyard completion bash > ~/.local/share/bash-completion/completions/forkyard`
@@ -142,6 +149,15 @@ pub(crate) struct ExecOptions {
     /// Leave it running and print its number
     #[arg(short, long, conflicts_with = "interactive")]
     pub(crate) detach: bool,
+    /// Run the line in the sandbox's session: a shell that stays, with its directory, variables,
+    /// functions and jobs, from one line to the next
+    #[arg(
+        short,
+        long,
+        requires = "shell",
+        conflicts_with_all = ["interactive", "tty", "detach", "env", "env_files", "user", "workdir"]
+    )]
+    pub(crate) session: bool,
     #[command(flatten)]
     pub(crate) options: CommandOptions,
     /// Kill the command after this long: 30s, 5m, 1h30m (exit code 124)

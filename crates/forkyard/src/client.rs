@@ -135,9 +135,19 @@ impl Client {
         url: Url,
         body: Body,
     ) -> Result<Response<Incoming>, Error> {
+        let again = method == Method::GET;
         let request = request(method, &url, body)?;
         let stream = launch::connect_or_start(&self.paths).await?;
-        checked(exchange(stream, request).await?).await
+        let response = match exchange(stream, request).await {
+            // A server that is being killed takes connections until it is gone. A question can be
+            // asked again, of the next server.
+            Err(Error::Http(_)) if again => {
+                let request = self::request(Method::GET, &url, empty())?;
+                exchange(launch::connect_or_start(&self.paths).await?, request).await?
+            }
+            response => response?,
+        };
+        checked(response).await
     }
 
     async fn upgrade(&self, method: Method, url: Url, body: Body) -> Result<FrameStream, Error> {

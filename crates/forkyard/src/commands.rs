@@ -7,6 +7,7 @@ mod jobs;
 mod run;
 mod sandboxes;
 mod server;
+mod session;
 mod top;
 
 use crate::args::{Cli, Command, ImageCommand};
@@ -19,6 +20,11 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
     match cli.command {
         Command::Completion { shell } => generate::completion(shell).map(|()| 0),
         Command::Man { dir } => generate::man(dir.as_deref()).map(|()| 0),
+        Command::Doctor(json) => {
+            let paths = Paths::resolve(&cli.paths, &Surroundings::of_process())?;
+            server::doctor(&paths, json.json)
+        }
+        Command::Quickstart => crate::quickstart::quickstart(),
         Command::Serve(options) => {
             let paths = Paths::resolve(&cli.paths, &Surroundings::of_process())?;
             server::serve(paths, options).map(|()| 0)
@@ -41,6 +47,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
 async fn ask(client: &Client, command: Command) -> Result<u8, Error> {
     match command {
         Command::Run(options) => return run::run(client, *options).await,
+        Command::Exec(options) if options.session => return session::line(client, options).await,
         Command::Exec(options) => return run::exec(client, options).await,
         Command::Shell(options) => return run::shell(client, options).await,
         Command::Attach(options) => return run::attach(client, options).await,
@@ -71,7 +78,7 @@ async fn ask(client: &Client, command: Command) -> Result<u8, Error> {
         Command::Stop(options) => server::stop(client, options.force).await?,
         Command::Version(json) => server::version(client, json.json).await?,
         // They need no server; `dispatch` has them.
-        Command::Serve(_) | Command::Completion { .. } | Command::Man { .. } => {}
+        Command::Serve(_) | Command::Quickstart | Command::Doctor(_) | Command::Completion { .. } | Command::Man { .. } => {}
     }
     Ok(0)
 }

@@ -8,8 +8,10 @@
 mod args;
 mod client;
 mod commands;
+mod doctor;
 mod error;
 mod paths;
+mod quickstart;
 mod render;
 mod serve;
 mod stdio;

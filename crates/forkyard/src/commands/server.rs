@@ -1,6 +1,7 @@
 //! The server itself: run it, end it, ask for its version.
 
 use forkyard_api::routes::Health;
+use forkyard_sys::host::Host;
 use hyper::Method;
 use serde::Serialize;
 
@@ -29,6 +30,19 @@ pub(super) async fn stop(client: &Client, force: bool) -> Result<(), Error> {
         render::note("no server runs");
     }
     Ok(())
+}
+
+/// `forkyard doctor`; the exit code is 1 where sandboxes cannot work.
+pub(super) fn doctor(paths: &Paths, json: bool) -> Result<u8, Error> {
+    let report = crate::doctor::report(&Host::probe(&paths.store));
+    if json {
+        render::json(&report)?;
+    } else {
+        let mut text = Vec::new();
+        report.render(&mut text).map_err(|e| Error::io("write the report", e))?;
+        render::data(&text)?;
+    }
+    Ok(report.exit_code())
 }
 
 /// Both versions.
