@@ -81,7 +81,10 @@ impl Pipes {
             stdout: pipe().map_err(failed)?,
             stderr: pipe().map_err(failed)?,
         };
-        for fd in [&pipes.done.read, &pipes.stdout.read, &pipes.stderr.read] {
+        // The guest can fill the trigger too: the server never waits for it.
+        let servers =
+            [&pipes.trigger.write, &pipes.done.read, &pipes.stdout.read, &pipes.stderr.read];
+        for fd in servers {
             rustix::io::ioctl_fionbio(fd, true).map_err(failed)?;
         }
         if (uid, gid) != (0, 0) {

@@ -105,6 +105,15 @@ static IOCTL: Switch = Switch {
     otherwise: Rule::Allow,
 };
 
+/// Limits of process 1, init, are not the guest's: with those of processor time, descriptors or
+/// file sizes it could end or lame what answers for it. Init has the guest's root as its user, so
+/// the kernel would let it.
+static PRLIMIT: Switch = Switch {
+    argument: 0,
+    cases: &[(Match::Equal(1), Rule::Refuse(libc::EPERM))],
+    otherwise: Rule::Allow,
+};
+
 /// The rule of each call number from 0 to [`LAST_KNOWN`].
 pub(super) fn rules() -> Vec<Rule> {
     let mut rules = vec![Rule::Refuse(libc::EPERM); LAST_KNOWN as usize + 1];
@@ -125,6 +134,7 @@ pub(super) fn rules() -> Vec<Rule> {
         (libc::SYS_socket, &SOCKET),
         (libc::SYS_socketpair, &SOCKET),
         (libc::SYS_ioctl, &IOCTL),
+        (libc::SYS_prlimit64, &PRLIMIT),
     ] {
         set(number as usize, Rule::Switch(switch));
     }
@@ -166,7 +176,7 @@ const EVERYWHERE: &[c_long] = calls! {
     SYS_mq_unlink SYS_mremap SYS_msgctl SYS_msgget SYS_msgrcv SYS_msgsnd SYS_msync SYS_munlock
     SYS_munlockall SYS_munmap SYS_name_to_handle_at SYS_nanosleep SYS_newfstatat SYS_openat
     SYS_pipe2 SYS_pkey_alloc SYS_pkey_free SYS_pkey_mprotect SYS_ppoll SYS_prctl SYS_pread64
-    SYS_preadv SYS_preadv2 SYS_prlimit64 SYS_process_vm_readv SYS_process_vm_writev SYS_pselect6
+    SYS_preadv SYS_preadv2 SYS_process_vm_readv SYS_process_vm_writev SYS_pselect6
     SYS_ptrace SYS_pwrite64 SYS_pwritev SYS_pwritev2 SYS_read SYS_readahead SYS_readlinkat
     SYS_readv SYS_recvfrom SYS_recvmmsg SYS_recvmsg SYS_remap_file_pages SYS_removexattr
     SYS_renameat2 SYS_restart_syscall SYS_rseq SYS_rt_sigaction SYS_rt_sigpending
