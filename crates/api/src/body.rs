@@ -18,9 +18,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             .map_err(|e| Failed::new(e.status().as_u16(), format!("body: {e}")))?;
         // No body asks for all defaults.
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(bytes)
-            .map(Self)
-            .map_err(|e| Failed::new(400, format!("body: {e}")))
+        serde_json::from_slice(bytes).map(Self).map_err(|e| Failed::new(400, format!("body: {e}")))
     }
 }
 

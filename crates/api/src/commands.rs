@@ -83,7 +83,11 @@ pub(crate) async fn attach(
     Ok(follow_then(upgrade, attachment, live, engine))
 }
 
-fn follow(upgrade: hyper::upgrade::OnUpgrade, attachment: Attachment, live: Arc<LiveSandbox>) -> Response {
+fn follow(
+    upgrade: hyper::upgrade::OnUpgrade,
+    attachment: Attachment,
+    live: Arc<LiveSandbox>,
+) -> Response {
     let opening = Opening { sandbox: None, command: attachment.command().info() };
     tokio::spawn(async move { pipe::serve(upgrade, opening, attachment, &live).await });
     switching()

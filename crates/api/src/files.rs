@@ -229,8 +229,7 @@ pub(crate) async fn make_dir(
 ) -> Answer<StatusCode> {
     let live = engine.find(&key)?;
     let mode = mode_of(target.mode.as_deref())?.unwrap_or(0o755);
-    let op =
-        FileOp::MakeDir { path: target.path.into_bytes(), parents: target.parents, mode };
+    let op = FileOp::MakeDir { path: target.path.into_bytes(), parents: target.parents, mode };
     ask(&live, target.user, op).await?;
     Ok(StatusCode::NO_CONTENT)
 }

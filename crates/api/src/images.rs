@@ -29,18 +29,12 @@ pub(crate) async fn list(State(engine): Shared) -> Answer<Json<Vec<ImageInfo>>> 
     Ok(Json(engine.images().list()?))
 }
 
-pub(crate) async fn remove(
-    State(engine): Shared,
-    Path(name): Path<String>,
-) -> Answer<StatusCode> {
+pub(crate) async fn remove(State(engine): Shared, Path(name): Path<String>) -> Answer<StatusCode> {
     engine.remove_image(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn import(
-    State(engine): Shared,
-    Body(import): Body<Import>,
-) -> Answer<Response> {
+pub(crate) async fn import(State(engine): Shared, Body(import): Body<Import>) -> Answer<Response> {
     let path = PathBuf::from(&import.path);
     if !path.is_absolute() {
         return Err(Failed::new(400, format!("path `{}`: must be absolute", import.path)));

@@ -62,10 +62,7 @@ pub(crate) async fn delete(State(engine): Shared, Path(key): Path<String>) -> An
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn reset(
-    State(engine): Shared,
-    Path(key): Path<String>,
-) -> Answer<Json<Sandbox>> {
+pub(crate) async fn reset(State(engine): Shared, Path(key): Path<String>) -> Answer<Json<Sandbox>> {
     let live = engine.find(&key)?;
     let sandbox = Arc::clone(&live);
     let reset = tokio::spawn(async move { engine.reset(&sandbox).await }).await;

@@ -122,8 +122,7 @@ async fn terminated() {
 async fn wait_idle(engine: &Engine, activity: &Activity, idle: Duration) {
     loop {
         let changed = activity.changed.notified();
-        let busy =
-            activity.connections.load(Ordering::Acquire) > 0 || engine.alive() > 0;
+        let busy = activity.connections.load(Ordering::Acquire) > 0 || engine.alive() > 0;
         if busy {
             // A sandbox may also end by itself.
             let _ = tokio::time::timeout(idle, changed).await;
@@ -212,11 +211,8 @@ async fn shutdown(
         engine.delete_all().await?;
         engine.settle().await;
     } else if engine.alive() > 0 {
-        let running = engine
-            .list()
-            .iter()
-            .filter(|sandbox| sandbox.state() == SandboxState::Running)
-            .count();
+        let running =
+            engine.list().iter().filter(|sandbox| sandbox.state() == SandboxState::Running).count();
         let mut failed = Failed::new(409, format!("stopping the server: {running} sandboxes run"));
         failed.0.hint = Some("`forkyard stop --force` removes them".to_owned());
         return Err(failed);

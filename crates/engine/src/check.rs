@@ -17,7 +17,9 @@ pub(crate) fn spec(spec: &SandboxSpec) -> Result<()> {
     }
     for (key, value) in &spec.env {
         if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
-            return Err(invalid(format!("`{key}` is no name of a variable, or its value has a NUL")));
+            return Err(invalid(format!(
+                "`{key}` is no name of a variable, or its value has a NUL"
+            )));
         }
     }
     if let Some(workdir) = &spec.workdir {

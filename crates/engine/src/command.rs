@@ -206,8 +206,7 @@ impl RunningCommand {
     /// Changes its terminal's size; nothing without one.
     pub fn resize(&self, size: TerminalSize) -> Result<()> {
         if let Some(master) = self.stdin().filter(|_| self.lock().tty) {
-            let size =
-                Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
+            let size = Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
             rustix::termios::tcsetwinsize(master.get_ref(), size)
                 .map_err(|e| Error::io("resizing the terminal")(e.into()))?;
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use forkyard_guest::proto::{InitBody, InitError, MountSource, Setup, VolumeMount};
 use forkyard_sys::channel;
 use rustix::fs::FlockOperation;
+use tokio::sync::watch;
 
 use crate::cgroup::Cgroups;
 use crate::clock::now;
@@ -42,6 +43,8 @@ pub struct Engine {
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) images: Images,
     pub(crate) trash: Trash,
+    /// Deleted sandboxes of which something is still there.
+    cleaning: watch::Sender<usize>,
     sandboxes: Mutex<Index>,
     _lock: File,
 }
@@ -76,6 +79,7 @@ impl Engine {
             spawner,
             images,
             trash,
+            cleaning: watch::channel(0).0,
             sandboxes: Mutex::default(),
             _lock: lock,
         });
@@ -287,20 +291,17 @@ impl Engine {
     async fn spawn(self: &Arc<Self>, live: &Arc<LiveSandbox>, setup: Setup) -> Result<Ready> {
         let id = live.id().clone();
         let internal = live.internal();
-        let names: Vec<&str> = internal.overlays.iter().map(|o| o.name.as_str()).collect();
-        self.layout.make_generation(&id, &internal.generation_name(), &names)?;
+        self.layout.make_sandbox(&id)?;
         let group = self.cgroups.create(&id, &live.info().spec.limits)?;
         // Found by its name again, should the server die before it is written down.
         live.record().1.group = Some(group.clone());
         let path = self.layout.socket(&id);
-        let listener =
-            channel::listen_at(&path).map_err(Error::io(format!("listening at {}", path.display())))?;
+        let listener = channel::listen_at(&path)
+            .map_err(Error::io(format!("listening at {}", path.display())))?;
         let (ours, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
         let ids = self.mode.ids(internal.slot);
-        let spawned = self
-            .spawner
-            .spawn(ids, internal.sources, setup, theirs, &listener, Some(&group))
-            .await?;
+        let spawned =
+            self.spawner.spawn(ids, internal.sources, setup, theirs, &listener, &group).await?;
         let pid = spawned.pid;
         let ready = live.connect(ours, spawned.pidfd, self.on_end())?;
         Ok(Ready { pid, ready })
@@ -341,7 +342,9 @@ impl Engine {
 
     /// Removes a sandbox that could not be made, and gives the error back.
     async fn undo(self: &Arc<Self>, live: &Arc<LiveSandbox>, error: Error) -> Error {
-        if let Err(undo) = self.remove(live, &format!("not made: {error}")).await {
+        let detail = format!("not made: {error}");
+        let undone = self.end_for_good(live, &detail).await;
+        if let Err(undo) = undone.and_then(|_| self.remove_rest(live, &detail)) {
             tracing::error!(sandbox = %live.id(), error = %undo, "undoing a failed create");
         }
         error
@@ -383,8 +386,7 @@ impl Engine {
     /// Takes a sandbox up from the store.
     pub(crate) fn take_up(&self, record: &Record, internal: Internal) -> Arc<LiveSandbox> {
         let slot = internal.slot;
-        let live =
-            LiveSandbox::new(Arc::clone(&self.store), record.sandbox.clone(), internal);
+        let live = LiveSandbox::new(Arc::clone(&self.store), record.sandbox.clone(), internal);
         let mut index = self.index();
         index.slots.insert(slot);
         if let Some(name) = &record.sandbox.name {
@@ -395,7 +397,7 @@ impl Engine {
     }
 
     /// Removes a sandbox that was made for a command, once nobody follows that any more.
-    pub async fn remove_if_ephemeral(&self, live: &Arc<LiveSandbox>) {
+    pub async fn remove_if_ephemeral(self: &Arc<Self>, live: &Arc<LiveSandbox>) {
         let followed = |c: &Arc<RunningCommand>| !c.is_unattended();
         if live.internal().ephemeral
             && !live.list_commands().iter().any(followed)
@@ -406,7 +408,7 @@ impl Engine {
     }
 
     /// Ends commands whose clients did not come back after a server was killed.
-    pub(crate) async fn end_unattended(&self) {
+    pub(crate) async fn end_unattended(self: &Arc<Self>) {
         for live in self.list() {
             for command in live.list_commands().iter().filter(|c| c.is_unattended()) {
                 if command.info().exit.is_none() {
@@ -431,19 +433,27 @@ impl Engine {
 
     /// The reset of a sandbox that is written down as being reset.
     pub(crate) async fn reset_now(&self, live: &Arc<LiveSandbox>) -> Result<()> {
-        let id = live.id().clone();
         let internal = live.internal();
-        let old = self.layout.sandbox(&id).join(internal.generation_name());
+        let old = self.layout.sandbox(live.id()).join(internal.generation_name());
         let next = Internal { generation: internal.generation + 1, ..internal };
-        let generation = next.generation_name();
-        let names: Vec<&str> = next.overlays.iter().map(|o| o.name.as_str()).collect();
-        self.layout.make_generation(&id, &generation, &names)?;
+        // What a reset that was cut off has left is not empty.
+        let upper = self.layout.sandbox(live.id()).join(next.generation_name());
+        self.layout.discard(&upper)?;
+        let halted = live.ask_later(InitBody::Halt, &[]).await?;
         let pid = live.info().pid.unwrap_or(0);
         let ids = self.mode.ids(next.slot);
         let mounts = self.spawner.mounts(pid, ids, next.sources.clone()).await?;
         let fds: Vec<_> = mounts.iter().map(std::os::fd::AsFd::as_fd).collect();
-        let done = live.ask(InitBody::Reset { generation }, &fds).await;
+        let reset = InitBody::Reset { generation: next.generation_name() };
+        let reset = live.ask_later(reset, &fds).await;
         drop(mounts);
+        let done = match live.answered(halted).await {
+            Ok(_) => match reset {
+                Ok(reset) => live.answered(reset).await.map(drop),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
         live.lose_everything();
         live.forget_session().await;
         if let Err(error) = done {
@@ -473,26 +483,43 @@ impl Engine {
         Ok(())
     }
 
-    /// Kills a sandbox and removes all that there is of it.
-    pub async fn delete(&self, live: &Arc<LiveSandbox>) -> Result<()> {
-        self.remove(live, "").await
+    /// Kills a sandbox, and removes all that there is of it behind the answer: from now on nothing
+    /// of it runs, and nobody finds it.
+    pub async fn delete(self: &Arc<Self>, live: &Arc<LiveSandbox>) -> Result<()> {
+        if self.end_for_good(live, "").await? {
+            self.cleaning.send_modify(|n| *n += 1);
+            let (engine, live) = (Arc::clone(self), Arc::clone(live));
+            tokio::spawn(async move {
+                if let Err(error) = engine.remove_rest(&live, "") {
+                    tracing::error!(sandbox = %live.id(), %error, "removing; the next start will");
+                }
+                engine.cleaning.send_modify(|n| *n -= 1);
+            });
+        }
+        Ok(())
     }
 
-    async fn remove(&self, live: &Arc<LiveSandbox>, detail: &str) -> Result<()> {
+    /// Kills what runs of a sandbox and makes nobody find it; false when somebody else did.
+    async fn end_for_good(&self, live: &Arc<LiveSandbox>, detail: &str) -> Result<bool> {
         let _turn = live.transition.lock().await;
         if self.find(live.id().as_str()).is_err() {
-            return Ok(());
+            return Ok(false);
         }
-        if live.state() != State::Ended {
-            live.change("deleting", detail, |sandbox, _| sandbox.state = State::Deleting)?;
+        let ended = live.state() == State::Ended;
+        live.change("deleting", detail, |sandbox, _| sandbox.state = State::Deleting)?;
+        if !ended {
             live.kill();
             live.reaped(KILL_WAIT).await?;
             live.mark_ended();
         }
+        self.release(live);
+        Ok(true)
+    }
+
+    fn remove_rest(&self, live: &LiveSandbox, detail: &str) -> Result<()> {
         self.clean_up(live)?;
         self.layout.discard(&self.layout.sandbox(live.id()))?;
         self.store.remove(live.id(), detail)?;
-        self.release(live);
         self.trash.sweep();
         Ok(())
     }
@@ -537,7 +564,7 @@ impl Engine {
     }
 
     /// Kills and removes every sandbox.
-    pub async fn delete_all(&self) -> Result<()> {
+    pub async fn delete_all(self: &Arc<Self>) -> Result<()> {
         for live in self.list() {
             self.delete(&live).await?;
         }
@@ -546,6 +573,7 @@ impl Engine {
 
     /// Waits until what was thrown away is gone from the disk.
     pub async fn settle(&self) {
+        let _ = self.cleaning.subscribe().wait_for(|n| *n == 0).await;
         self.trash.settled().await;
     }
 
@@ -591,9 +619,10 @@ fn tmp_size(limit: Option<u64>) -> u64 {
 /// Tells stores on one host apart in the names of cgroups.
 fn tag(root: &Path) -> String {
     // FNV-1a: must be the same in every version, and need not be more.
-    let hash = root.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash =
+        root.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("{hash:016x}")
 }
 
@@ -611,8 +640,7 @@ fn take_lock(layout: &Layout) -> Result<File> {
         Ok(()) => {
             let pid = std::process::id().to_string();
             file.set_len(0).map_err(failed())?;
-            std::os::unix::fs::FileExt::write_all_at(&file, pid.as_bytes(), 0)
-                .map_err(failed())?;
+            std::os::unix::fs::FileExt::write_all_at(&file, pid.as_bytes(), 0).map_err(failed())?;
             Ok(file)
         }
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked {

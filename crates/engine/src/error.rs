@@ -187,6 +187,7 @@ macro_rules! image_errors {
 image_errors!(
     forkyard_image::StoreError,
     forkyard_image::ImportError,
+    forkyard_image::PullError,
     forkyard_image::host::HostError
 );
 

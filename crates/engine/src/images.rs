@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use forkyard_guest::proto::{MountSource, Overlay};
 use forkyard_image::host::{self, HostImage};
 use forkyard_image::{
-    Hold, Image, ImportOptions, Layer, LayerStore, Limits, Ownership,
+    BadPlatform, Hold, Image, ImportOptions, Layer, LayerStore, Limits, Ownership, PullOptions,
 };
 pub use forkyard_image::{Progress, Step};
 
@@ -111,8 +111,20 @@ impl Images {
         plain_http: bool,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<ImageInfo> {
-        let _ = (reference, platform, plain_http, progress);
-        Err(Error::Invalid("pull".into()))
+        let platform = platform.map(|text| text.parse()).transpose();
+        let platform = platform.map_err(|e: BadPlatform| Error::Invalid(e.to_string()))?;
+        let options = PullOptions { platform, plain_http, ..PullOptions::default() };
+        let (layers, unpacker) = (self.layers.clone(), self.unpacker.clone());
+        let reference = reference.to_owned();
+        // On a thread of its own: digests of gigabytes are no work for the server's.
+        let runtime = unpacker.runtime.clone();
+        let fetched = tokio::task::spawn_blocking(move || {
+            let unpacker = Arc::new(unpacker);
+            let pull = forkyard_image::pull(&reference, &options, &layers, unpacker, &progress);
+            runtime.block_on(pull)
+        });
+        let fetched = fetched.await.map_err(joined)??;
+        self.add(&fetched.image, fetched.holds)
     }
 
     /// Writes an image down; `holds` keep its layers until then.
@@ -194,7 +206,8 @@ impl Images {
     }
 
     async fn host(&self) -> Result<Arc<HostImage>> {
-        let kept: Option<(Instant, Arc<HostImage>)> = self.host.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let kept: Option<(Instant, Arc<HostImage>)> =
+            self.host.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((at, image)) = kept
             && at.elapsed() < HOST_FRESH
         {

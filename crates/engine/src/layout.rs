@@ -12,7 +12,7 @@ use crate::model::SandboxId;
 /// STORE/lock                      held by the server
 ///      /store.sqlite              what must be consistent
 ///      /images/                   layers, see forkyard-image
-///      /sandboxes/ID/GENERATION/OVERLAY/{upper,work}
+///      /sandboxes/ID/GENERATION/  uppers of a sandbox since its last reset
 ///      /run/ID                    socket of a sandbox's init
 ///      /trash/                    being removed
 /// ```
@@ -72,29 +72,10 @@ impl Layout {
         self.root.join("trash")
     }
 
-    /// Makes the uppers of one generation of a sandbox.
-    pub(crate) fn make_generation(
-        &self,
-        id: &SandboxId,
-        generation: &str,
-        overlays: &[&str],
-    ) -> Result<()> {
-        let make = |path: PathBuf| match std::fs::create_dir(&path) {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            Err(e) => Err(Error::io(format!("making {}", path.display()))(e)),
-        };
-        let base = self.sandbox(id);
-        make(base.clone())?;
-        let base = base.join(generation);
-        make(base.clone())?;
-        for overlay in overlays {
-            let dir = base.join(overlay);
-            make(dir.clone())?;
-            make(dir.join("upper"))?;
-            make(dir.join("work"))?;
-        }
-        Ok(())
+    /// Makes a sandbox's directory; its init makes what is in it.
+    pub(crate) fn make_sandbox(&self, id: &SandboxId) -> Result<()> {
+        let path = self.sandbox(id);
+        std::fs::create_dir(&path).map_err(Error::io(format!("making {}", path.display())))
     }
 
     /// Moves a directory of the store out of the way, to be removed behind everybody's back.

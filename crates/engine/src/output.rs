@@ -34,11 +34,7 @@ pub(crate) enum Source {
     /// The read end of a pipe.
     Pipe(AsyncFd<OwnedFd>),
     /// A terminal's master, by way of a pipe of ours.
-    Terminal {
-        master: Arc<AsyncFd<OwnedFd>>,
-        read: OwnedFd,
-        write: OwnedFd,
-    },
+    Terminal { master: Arc<AsyncFd<OwnedFd>>, read: OwnedFd, write: OwnedFd },
 }
 
 /// One output stream of a command.

@@ -92,8 +92,8 @@ fn find(engine: &Engine, live: &LiveSandbox) -> Result<Found> {
         .pid
         .and_then(|pid| Pid::from_raw(pid as i32))
         .ok_or_else(|| failed()(io::ErrorKind::NotFound.into()))?;
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-        .map_err(|e| failed()(e.into()))?;
+    let pidfd =
+        rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| failed()(e.into()))?;
     // After the pidfd: when the socket answers now, its process was alive then.
     let socket = channel::connect_to(&path).map_err(failed())?;
     Ok(Found { socket, pidfd })
@@ -101,9 +101,8 @@ fn find(engine: &Engine, live: &LiveSandbox) -> Result<Found> {
 
 /// Kills what lives in groups of ours that no running sandbox has: half-made sandboxes too.
 fn sweep_groups(engine: &Engine, records: &[Record]) -> Result<()> {
-    let running = |record: &&Record| {
-        matches!(record.sandbox.state, State::Running | State::Resetting)
-    };
+    let running =
+        |record: &&Record| matches!(record.sandbox.state, State::Running | State::Resetting);
     let names: Vec<String> = records
         .iter()
         .filter(running)
@@ -127,9 +126,9 @@ fn sweep_files(engine: &Engine) -> Result<()> {
         for entry in std::fs::read_dir(&dir).map_err(failed())? {
             let entry = entry.map_err(failed())?;
             let name = entry.file_name();
-            let known = name.to_str().is_some_and(|name| {
-                name.parse::<SandboxId>().is_ok() && engine.find(name).is_ok()
-            });
+            let known = name
+                .to_str()
+                .is_some_and(|name| name.parse::<SandboxId>().is_ok() && engine.find(name).is_ok());
             if !known {
                 engine.layout.discard(&entry.path())?;
             }

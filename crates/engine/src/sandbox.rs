@@ -21,9 +21,7 @@ use crate::clock::now;
 use crate::command::RunningCommand;
 use crate::error::{Error, Result};
 use crate::link::{Answer, Link};
-use crate::model::{
-    CommandId, CommandSpec, Sandbox, SandboxId, SessionOutput, State, Usage,
-};
+use crate::model::{CommandId, CommandSpec, Sandbox, SandboxId, SessionOutput, State, Usage};
 use crate::session::{Collected, PATIENCE, Progress, Session};
 use crate::store::{Record, Store};
 
@@ -272,7 +270,10 @@ impl LiveSandbox {
         self.answered(answer).await
     }
 
-    async fn answered(&self, answer: oneshot::Receiver<Answer<Reply>>) -> Result<Answer<InitOk>> {
+    pub(crate) async fn answered(
+        &self,
+        answer: oneshot::Receiver<Answer<Reply>>,
+    ) -> Result<Answer<InitOk>> {
         match answer.await {
             Ok((Ok(ok), fds)) => Ok((ok, fds)),
             Ok((Err(error), _)) => Err(self.from_init(error)),
@@ -540,8 +541,8 @@ impl LiveSandbox {
         let Some(pidfd) = pidfd else { return Ok(()) };
         let failed = || Error::io(format!("waiting for the end of sandbox {}", self.id));
         let copy = pidfd.try_clone().map_err(failed())?;
-        let watched = forkyard_sys::watch::watch(copy, tokio::io::Interest::READABLE)
-            .map_err(failed())?;
+        let watched =
+            forkyard_sys::watch::watch(copy, tokio::io::Interest::READABLE).map_err(failed())?;
         match tokio::time::timeout(within, watched.readable()).await {
             Ok(ready) => {
                 drop(ready.map_err(failed())?);

@@ -59,7 +59,8 @@ impl Session {
         let [trigger, done, line, stdout, stderr] = <[OwnedFd; 5]>::try_from(fds)
             .map_err(|_| Error::io("taking up a session")(io::ErrorKind::InvalidData.into()))?;
         let watched = |fd| {
-            forkyard_sys::watch::watch(fd, Interest::READABLE).map_err(Error::io("watching a session"))
+            forkyard_sys::watch::watch(fd, Interest::READABLE)
+                .map_err(Error::io("watching a session"))
         };
         Ok(Self {
             generation,

@@ -85,26 +85,16 @@ impl Spawner {
         setup: Setup,
         control: OwnedFd,
         listener: &OwnedFd,
-        group: Option<&Group>,
+        group: &Group,
     ) -> Result<Spawned> {
-        let mut fds: Vec<BorrowedFd<'_>> = vec![control.as_fd(), listener.as_fd()];
-        let unified = group.map(Group::dir_fd).transpose()?.flatten();
-        fds.extend(unified.as_ref().map(AsFd::as_fd));
-        let cgroup = unified.is_some();
-        // The v2 directory is the first.
-        let others = group.iter().flat_map(|group| group.dirs()).skip(usize::from(cgroup));
-        let cgroup_procs = others
+        let fds = [control.as_fd(), listener.as_fd()];
+        let cgroup_procs = group
+            .dirs()
+            .iter()
             .map(|dir| dir.path().join("cgroup.procs").to_string_lossy().into_owned())
             .collect();
         let setup = Box::new(setup);
-        let request = |seq| SpawnerRequest::Spawn {
-            seq,
-            cgroup,
-            cgroup_procs,
-            ids,
-            sources,
-            setup,
-        };
+        let request = |seq| SpawnerRequest::Spawn { seq, cgroup_procs, ids, sources, setup };
         match self.ask(request, &fds).await? {
             (SpawnerReply::Spawned { pid, .. }, mut fds) if !fds.is_empty() => {
                 Ok(Spawned { pid, pidfd: fds.swap_remove(0) })

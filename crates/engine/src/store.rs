@@ -101,8 +101,10 @@ impl Store {
         let sandbox = &record.sandbox;
         transaction
             .prepare_cached(
+                // One that is being deleted no longer has its name.
                 "UPDATE sandboxes SET state = ?2, reason = ?3, started_at = ?4, ended_at = ?5, \
-                 deadline = ?6, pid = ?7, internal = ?8 WHERE id = ?1",
+                 deadline = ?6, pid = ?7, internal = ?8, \
+                 name = CASE ?2 WHEN 'deleting' THEN NULL ELSE name END WHERE id = ?1",
             )?
             .execute(params![
                 sandbox.id.as_str(),
@@ -166,7 +168,9 @@ impl Store {
     /// Adds an image, or replaces the one of that name.
     pub(crate) fn put_image(&self, name: &str, image: &str) -> Result<()> {
         self.lock()
-            .prepare_cached("INSERT OR REPLACE INTO images (name, created_at, image) VALUES (?1, ?2, ?3)")?
+            .prepare_cached(
+                "INSERT OR REPLACE INTO images (name, created_at, image) VALUES (?1, ?2, ?3)",
+            )?
             .execute(params![name, now() as i64, image])?;
         Ok(())
     }
@@ -182,8 +186,8 @@ impl Store {
     /// Name, time and JSON of every image.
     pub(crate) fn images(&self) -> Result<Vec<(String, u64, String)>> {
         let connection = self.lock();
-        let mut statement =
-            connection.prepare_cached("SELECT name, created_at, image FROM images ORDER BY name")?;
+        let mut statement = connection
+            .prepare_cached("SELECT name, created_at, image FROM images ORDER BY name")?;
         let rows = statement
             .query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64, row.get(2)?)))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)

@@ -10,7 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use forkyard_image::{Blob, InProcess, Limits, Ownership, UnpackError, UnpackJob, Unpacked, Unpacker};
+use forkyard_image::{
+    Blob, InProcess, Limits, Ownership, UnpackError, UnpackJob, Unpacked, Unpacker,
+};
 use forkyard_sys::channel;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;

@@ -16,7 +16,8 @@ use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{caps, channel, net, signal};
 use rustix::event::epoll;
 use rustix::fs::CWD;
-use rustix::process::{Gid, Pid, Uid, WaitOptions, WaitStatus};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, WaitOptions, WaitStatus, setrlimit};
+use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Root};
 use crate::launch::{Confinement, Launch, shell_path};
@@ -30,39 +31,47 @@ use crate::streams::{self, ServerEnds};
 /// How long a command has between SIGTERM and SIGKILL when it is stopped.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What a new init is given by the spawner.
-#[derive(Debug)]
-pub struct Birth<'a> {
+/// SIGCONT.
+const CONTINUE: i32 = 18;
+
+/// The limit on core dumps, soft and hard. A handler that the host names in `core_pattern` runs as
+/// the host's root and reads what a guest made; a limit of exactly one byte is what keeps the
+/// kernel from starting it (core(5)), and too little for a file.
+const CORE: Rlimit = Rlimit { current: Some(1), maximum: Some(1) };
+
+/// What a new init is told by the spawner. With it: its end of the channel to the server, the
+/// socket where later servers connect, and its mounts.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Birth {
     /// How to set up the sandbox.
-    pub setup: Setup,
-    /// Its end of the channel to the server.
-    pub control: OwnedFd,
-    /// Where later servers connect.
-    pub listener: OwnedFd,
-    /// Its mounts come through this, once its ids are written.
-    pub mounts: OwnedFd,
+    pub(crate) setup: Setup,
     /// It has one id only.
-    pub single_id: bool,
-    /// What every command is put under.
-    pub filter: &'a Filter,
+    pub(crate) single_id: bool,
 }
 
-/// Runs a sandbox until nothing is left to run for; gives its exit status.
-pub fn main(proof: SingleThreaded, birth: Birth<'_>) -> i32 {
-    let keep = [birth.control.as_fd(), birth.listener.as_fd(), birth.mounts.as_fd()];
-    if process::close_all_but(&keep).is_err() {
+/// Waits on `cord` to be told what to be, and runs that sandbox until it ends; gives init's exit
+/// status. Every command is put under `filter`.
+pub(crate) fn main(proof: SingleThreaded, filter: &Filter, cord: OwnedFd) -> i32 {
+    if process::close_all_but(&[cord.as_fd()]).is_err() {
         return 1;
     }
-    let Birth { setup, control, listener, mounts, single_id, filter } = birth;
-    let init = set_up(&proof, &setup, &mounts, single_id);
-    drop(mounts);
-    let ready = init.as_ref().map(|_| ()).map_err(Clone::clone).map_err(InitError::Setup);
-    let told = encode(&InitMessage::Ready(ready));
-    let (Ok(parts), Ok(told)) = (init, told.as_ref()) else {
-        if let Ok(told) = told {
-            let _ = channel::send(&control, &told, &[]);
-        }
+    let Ok(Some(message)) = channel::receive(&cord) else { return 1 };
+    drop(cord);
+    let mut fds = message.fds.into_iter();
+    let (Ok(birth), Some(control), Some(listener)) =
+        (decode::<Birth>(&message.bytes), fds.next(), fds.next())
+    else {
         return 1;
+    };
+    let Birth { setup, single_id } = birth;
+    let parts = match set_up(&setup, &fds.collect::<Vec<_>>(), single_id) {
+        Ok(parts) => parts,
+        Err(failure) => {
+            if let Ok(bytes) = encode(&InitMessage::Ready(Err(InitError::Setup(failure)))) {
+                let _ = channel::send(&control, &bytes, &[]);
+            }
+            return 1;
+        }
     };
     let mut init = Init {
         proof,
@@ -77,17 +86,15 @@ pub fn main(proof: SingleThreaded, birth: Birth<'_>) -> i32 {
         server: None,
         commands: BTreeMap::new(),
         next_command: 1,
+        workers: BTreeMap::new(),
         session: None,
         sessions: 0,
     };
     if init.watch().is_err() || init.serve_on(control).is_err() {
         return 1;
     }
-    if init.setup.session {
-        // A sandbox without a shell is still good for commands; the first line will say so.
-        let _ = init.start_session();
-    }
-    init.tell_bytes(told);
+    init.tell(&InitMessage::Ready(Ok(())));
+    init.start_first_session();
     init.run()
 }
 
@@ -99,19 +106,12 @@ struct Parts {
 }
 
 /// Takes on root's ids, builds the root and moves into it, and gives up what can be given up.
-fn set_up(
-    _proof: &SingleThreaded,
-    setup: &Setup,
-    mounts: &OwnedFd,
-    single_id: bool,
-) -> Result<Parts, Failure> {
+fn set_up(setup: &Setup, mounts: &[OwnedFd], single_id: bool) -> Result<Parts, Failure> {
     let failed = |what: &'static str| move |e: io::Error| Failure::new(what, &e);
-    let message = channel::receive(mounts)
-        .and_then(|message| message.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()))
-        .map_err(failed("waiting for mounts"))?;
     process::become_user(Uid::ROOT, Gid::ROOT, &[], !single_id)
         .map_err(failed("taking on root's ids"))?;
     process::set_not_dumpable().map_err(failed("prctl PR_SET_DUMPABLE"))?;
+    setrlimit(Resource::Core, CORE).map_err(|e| Failure::new("setrlimit core", &e.into()))?;
     rustix::process::setsid().map_err(|e| Failure::new("setsid", &e.into()))?;
     process::unshare_cgroup().map_err(failed("unshare of the cgroup namespace"))?;
     rustix::system::sethostname(setup.hostname.as_bytes())
@@ -119,8 +119,8 @@ fn set_up(
     if !setup.host_network {
         net::loopback_up().map_err(failed("setting lo up"))?;
     }
-    crate::rootfs::enter(setup, &setup.generation, &message.fds)?;
-    drop(message);
+    crate::rootfs::make_generation(setup, &setup.generation, mounts)?;
+    crate::rootfs::enter(setup, &setup.generation, mounts)?;
     caps::limit_bounding_set().map_err(failed("dropping the bounding set"))?;
     caps::set_no_new_privs().map_err(failed("prctl PR_SET_NO_NEW_PRIVS"))?;
     let (root, wall) = open_root(setup)?;
@@ -172,6 +172,8 @@ struct Init<'a> {
     server: Option<OwnedFd>,
     commands: BTreeMap<u32, Command>,
     next_command: u32,
+    /// Processes that answer file requests, and the numbers of these.
+    workers: BTreeMap<u32, u64>,
     session: Option<Session>,
     sessions: u32,
     deadline: Option<u64>,
@@ -290,8 +292,15 @@ impl Init<'_> {
             InitBody::Forget { command } => {
                 (self.forget(command).map(|()| InitOk::Done), Vec::new())
             }
+            InitBody::Halt => {
+                (self.halt().map(|()| InitOk::Done).map_err(InitError::Failed), Vec::new())
+            }
             InitBody::Reset { generation } => {
-                (self.reset(&generation, &fds).map(|()| InitOk::Done), Vec::new())
+                let reset = self.reset(&generation, &fds);
+                drop(fds);
+                let result = reset.map(|()| InitOk::Done).map_err(InitError::Failed);
+                self.reply(seq, result, &[]);
+                return self.start_first_session();
             }
             InitBody::Deadline { at } => {
                 self.deadline = at;
@@ -312,14 +321,8 @@ impl Init<'_> {
     }
 
     fn tell(&self, message: &InitMessage) {
-        if let Ok(bytes) = encode(message) {
-            self.tell_bytes(&bytes);
-        }
-    }
-
-    fn tell_bytes(&self, bytes: &[u8]) {
-        if let Some(server) = &self.server {
-            let _ = channel::send(server, bytes, &[]);
+        if let (Some(server), Ok(bytes)) = (&self.server, encode(message)) {
+            let _ = channel::send(server, &bytes, &[]);
         }
     }
 
@@ -451,8 +454,21 @@ impl Init<'_> {
     }
 
     fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            self.ended(pid, status);
+        let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+        while let Ok(Some((pid, status))) = rustix::process::wait(options) {
+            if status.stopped() {
+                self.stopped(pid);
+            } else {
+                self.ended(pid, status);
+            }
+        }
+    }
+
+    /// A guest's root can stop any process but init. Whoever waits for a file request is not to
+    /// wait for it; commands and shells stay stopped, as is usual.
+    fn stopped(&self, pid: Pid) {
+        if self.workers.contains_key(&pid.as_raw_nonzero().get().cast_unsigned()) {
+            let _ = process::kill(pid.as_raw_nonzero().get(), CONTINUE);
         }
     }
 
@@ -469,6 +485,13 @@ impl Init<'_> {
             return;
         }
         let number = pid.as_raw_nonzero().get().cast_unsigned();
+        if let Some(seq) = self.workers.remove(&number) {
+            // One that was killed may have answered before: the server knows which wait.
+            if status.signaled() {
+                self.lose_request(seq);
+            }
+            return;
+        }
         let running = |c: &&mut Command| c.state.pid == number && c.state.exit.is_none();
         let Some(command) = self.commands.values_mut().find(running) else { return };
         ended.timed_out = command.timed_out;
@@ -539,34 +562,59 @@ impl Init<'_> {
     }
 
     /// Answers a request that takes its time from a process of its own.
-    fn file_worker(&self, seq: u64, request: files::proto::FileRequest, fds: Vec<OwnedFd>) {
+    fn file_worker(&mut self, seq: u64, request: files::proto::FileRequest, fds: Vec<OwnedFd>) {
         let forked = process::fork(&self.proof, CloneFlags::default(), None, |_| {
             let (result, fds) = self.file(request, fds);
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             self.reply(seq, result, &borrowed);
             0
         });
-        if let Err(error) = forked {
-            let failure = Failure::new("clone3 for a file request", &error);
-            self.reply(seq, Err(failure.into()), &[]);
+        match forked {
+            Ok(child) => {
+                self.workers.insert(child.pid.as_raw_nonzero().get().cast_unsigned(), seq);
+            }
+            Err(error) => {
+                let failure = Failure::new("clone3 for a file request", &error);
+                self.reply(seq, Err(failure.into()), &[]);
+            }
         }
+    }
+
+    /// Tells that the process which was to answer a file request was killed: guests can do that.
+    fn lose_request(&self, seq: u64) {
+        let killed = io::Error::from(rustix::io::Errno::INTR);
+        let failure = Failure::new("answering a file request: the process was killed", &killed);
+        self.reply(seq, Err(failure.into()), &[]);
     }
 
     // Reset.
 
-    fn reset(&mut self, generation: &str, mounts: &[OwnedFd]) -> Result<(), InitError> {
+    /// Kills everything. The mounts for what comes next are being made meanwhile.
+    fn halt(&mut self) -> Result<(), Failure> {
         self.kill_everything();
+        for seq in std::mem::take(&mut self.workers).into_values() {
+            self.lose_request(seq);
+        }
         self.commands.clear();
         self.session = None;
-        let failed = |what: &'static str| move |e: io::Error| Failure::new(what, &e);
         // Shared memory, semaphores and queues outlive processes.
-        process::unshare(&self.proof, CloneFlags::IPC).map_err(failed("unshare of ipc"))?;
+        process::unshare(&self.proof, CloneFlags::IPC)
+            .map_err(|e| Failure::new("unshare of the ipc namespace", &e))
+    }
+
+    fn reset(&mut self, generation: &str, mounts: &[OwnedFd]) -> Result<(), Failure> {
+        crate::rootfs::make_generation(&self.setup, generation, mounts)?;
         crate::rootfs::enter(&self.setup, generation, mounts)?;
         (self.root, self.confinement.wall) = open_root(&self.setup)?;
+        Ok(())
+    }
+
+    /// Starts the session that was asked for at the start, behind the answer that all is ready. A
+    /// sandbox without a shell is still good for commands; the first line will say so.
+    fn start_first_session(&mut self) {
         if self.setup.session {
             let _ = self.start_session();
         }
-        Ok(())
     }
 
     /// Kills and reaps every other process of the sandbox.
@@ -581,7 +629,8 @@ impl Init<'_> {
                     Err(_) => return self.drain_child_events(),
                 }
             }
-            let mut fds = [rustix::event::PollFd::new(&self.children, rustix::event::PollFlags::IN)];
+            let mut fds =
+                [rustix::event::PollFd::new(&self.children, rustix::event::PollFlags::IN)];
             let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
             let _ = rustix::event::poll(&mut fds, Some(&wait));
             self.drain_child_events();

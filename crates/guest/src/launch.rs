@@ -4,11 +4,13 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use forkyard_sys::landlock::Wall;
 use forkyard_sys::process::{self, Child, CloneFlags, SingleThreaded};
 use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{caps, signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Gid, Uid};
 
 use crate::files::Root;
@@ -18,6 +20,12 @@ use crate::users::{self, User, UserError};
 
 /// Where programs are looked for when nobody says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a child may take from its fork to its program: reading that from a slow disk counts.
+const START: Duration = Duration::from_secs(10);
+
+/// After this long without a word from a child, it may have been stopped.
+const STOPPED: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// What holds every command back.
 #[derive(Debug)]
@@ -108,14 +116,12 @@ impl Launch {
         confinement: &Confinement<'_>,
         ends: &CommandEnds,
     ) -> Result<Child, StartError> {
-        let fds =
-            [(ends.stdin.as_fd(), 0), (ends.stdout.as_fd(), 1), (ends.stderr.as_fd(), 2)];
+        let fds = [(ends.stdin.as_fd(), 0), (ends.stdout.as_fd(), 1), (ends.stderr.as_fd(), 2)];
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|e| Failure::new("pipe", &e.into()))?;
         let child = self.fork(proof, confinement, &fds, Some(&write))?;
         drop(write);
-        let mut refusal = Vec::new();
-        File::from(read).read_to_end(&mut refusal).map_err(|e| Failure::new("pipe", &e))?;
+        let refusal = hear(File::from(read), &child).map_err(|e| Failure::new("pipe", &e))?;
         if refusal.is_empty() {
             return Ok(child);
         }
@@ -225,11 +231,36 @@ impl Launch {
     }
 }
 
+/// What a child says until it executes: nothing when it could.
+///
+/// A guest's root can stop the child meanwhile, which must not stop init: it is set going again,
+/// and killed when that does not help.
+fn hear(mut report: File, child: &Child) -> io::Result<Vec<u8>> {
+    let pid = child.pid.as_raw_nonzero().get();
+    let end = Instant::now() + START;
+    let mut heard = Vec::new();
+    loop {
+        let mut fds = [PollFd::new(&report, PollFlags::IN)];
+        match poll(&mut fds, Some(&STOPPED)) {
+            Ok(0) => process::kill(pid, if Instant::now() < end { 18 } else { 9 })?,
+            Ok(_) => {
+                let mut chunk = [0; 4096];
+                match report.read(&mut chunk)? {
+                    0 => return Ok(heard),
+                    n => heard.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
 /// The shell of this sandbox, bash for preference.
 pub(crate) fn shell_path() -> Option<&'static str> {
-    ["/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh"].into_iter().find(|path| {
-        rustix::fs::access(*path, rustix::fs::Access::EXEC_OK).is_ok()
-    })
+    ["/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh"]
+        .into_iter()
+        .find(|path| rustix::fs::access(*path, rustix::fs::Access::EXEC_OK).is_ok())
 }
 
 fn resolve_user(root: &Root, spec: &str) -> Result<User, StartError> {
@@ -256,9 +287,8 @@ fn environment(setup: &Setup, start: &Start, user: &User) -> Vec<String> {
     }
     for variable in setup.env.iter().chain(&start.env) {
         let Some((name, _)) = variable.split_once('=') else { continue };
-        let same = |other: &String| {
-            other.strip_prefix(name).is_some_and(|rest| rest.starts_with('='))
-        };
+        let same =
+            |other: &String| other.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
         match env.iter_mut().find(|other| same(other)) {
             Some(other) => other.clone_from(variable),
             None => env.push(variable.clone()),
@@ -288,11 +318,8 @@ fn c_strings(strings: &[String], what: &str) -> Result<Vec<CString>, StartError>
         .iter()
         .map(|s| {
             CString::new(s.as_str()).map_err(|_| {
-                Failure::new(
-                    format!("{what} with a NUL byte"),
-                    &rustix::io::Errno::INVAL.into(),
-                )
-                .into()
+                Failure::new(format!("{what} with a NUL byte"), &rustix::io::Errno::INVAL.into())
+                    .into()
             })
         })
         .collect()

@@ -34,14 +34,12 @@ pub struct MountSource {
 /// Server to spawner.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum SpawnerRequest {
-    /// Make a sandbox. With it: init's end of its control channel, the socket that it listens at
-    /// for later servers, and with `cgroup` the directory of its v2 cgroup.
+    /// Make a sandbox. With it: init's end of its control channel, then the socket that it listens
+    /// at for later servers.
     Spawn {
         /// Comes back in the reply.
         seq: u64,
-        /// It is cloned into a v2 cgroup.
-        cgroup: bool,
-        /// The `cgroup.procs` files of its other groups, absolute paths.
+        /// The `cgroup.procs` files of its groups, absolute paths.
         cgroup_procs: Vec<String>,
         /// Its ids.
         ids: Ids,
@@ -120,7 +118,8 @@ pub struct Overlay {
     pub target: String,
     /// Its read-only layers, the topmost first, as indices into the sources.
     pub lowers: Vec<usize>,
-    /// Its name below the sandbox's directory: `NAME/upper` and `NAME/work`.
+    /// Its name in a generation of the sandbox's directory: `GENERATION/NAME` is its upper,
+    /// `GENERATION/NAME.work` beside it overlayfs's own.
     pub name: String,
 }
 
@@ -222,9 +221,11 @@ pub enum InitBody {
     },
     /// A file request. With it, for some: a pipe.
     File(Box<FileRequest>),
-    /// Throw everything away and start again. With it: the mounts, as at the start.
+    /// Kill everything: a reset begins.
+    Halt,
+    /// Start again with empty uppers. With it: the mounts, as at the start.
     Reset {
-        /// Name of the new generation of uppers.
+        /// Name of the new generation.
         generation: String,
     },
     /// Change when the sandbox ends.

@@ -73,7 +73,25 @@ pub(crate) fn enter(setup: &Setup, generation: &str, mounts: &[OwnedFd]) -> Resu
         let fd = source(mounts, volume.source)?;
         mount_volume(&root, fd, &volume.target)?;
     }
+    // After the volumes: with the host's network, /sys is one.
+    mask(&root)?;
     mount::pivot_into(&root).map_err(|e| Failure::new("pivot_root into the sandbox's root", &e))
+}
+
+/// Makes the empty directories that the overlays of a generation write to.
+pub(crate) fn make_generation(
+    setup: &Setup,
+    generation: &str,
+    mounts: &[OwnedFd],
+) -> Result<(), Failure> {
+    let state = source(mounts, setup.state)?;
+    make_dir(state, generation)?;
+    for overlay in &setup.overlays {
+        let upper = format!("{generation}/{}", overlay.name);
+        make_dir(state, &upper)?;
+        make_dir(state, &format!("{upper}.work"))?;
+    }
+    Ok(())
 }
 
 fn source(mounts: &[OwnedFd], index: usize) -> Result<&OwnedFd, Failure> {
@@ -108,22 +126,23 @@ fn mount_overlay(
         }
         lowers.push_str(&fd_path(source(mounts, lower)?));
     }
-    let own = format!("{}/{generation}/{}", fd_path(state), overlay.name);
+    let upper = format!("{}/{generation}/{}", fd_path(state), overlay.name);
     // `userxattr`: this is a user namespace, which may not read trusted.* attributes.
     // `volatile`: a sandbox does not outlive its host's crash, so nothing need reach the disk.
-    let options = format!(
-        "lowerdir={lowers},upperdir={own}/upper,workdir={own}/work,userxattr,volatile"
-    );
+    let options =
+        format!("lowerdir={lowers},upperdir={upper},workdir={upper}.work,userxattr,volatile");
     let options = std::ffi::CString::new(options)
         .map_err(|_| Failure::new("mounting the overlay", &Errno::INVAL.into()))?;
     rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())
-        .map_err(|e| Failure::new(format!("mounting the overlay for {}", overlay.target), &e.into()))
+        .map_err(|e| {
+            Failure::new(format!("mounting the overlay for {}", overlay.target), &e.into())
+        })
 }
 
 /// Writes the files that carry the sandbox's name, into the upper that will be mounted.
 fn write_identity(setup: &Setup, generation: &str, state: &OwnedFd) -> Result<(), Failure> {
     let name = setup.overlays.first().map_or("root", |o| o.name.as_str());
-    let upper = open_dir_at(state, &format!("{generation}/{name}/upper"))
+    let upper = open_dir_at(state, &format!("{generation}/{name}"))
         .map_err(|e| Failure::new("opening the upper directory", &e))?;
     make_dir(&upper, "etc")?;
     let hosts = format!(
@@ -148,7 +167,7 @@ fn write_file(dir: &OwnedFd, path: &str, contents: &[u8]) -> Result<(), Failure>
     Ok(())
 }
 
-/// /proc, /sys, /dev, /tmp, and covers over what a guest must not see or change.
+/// /proc, /sys, /dev and /tmp.
 fn mount_kernel_files(setup: &Setup, root: &OwnedFd, dev: &OwnedFd) -> Result<(), Failure> {
     for name in ["proc", "sys", "dev", "tmp"] {
         make_dir(root, name)?;
@@ -174,8 +193,7 @@ fn mount_kernel_files(setup: &Setup, root: &OwnedFd, dev: &OwnedFd) -> Result<()
     let size = setup.tmp_size.to_string();
     let options = [("mode", "1777"), ("size", size.as_str())];
     attach(root, "dev/shm", || new_mount("tmpfs", &options, NOSUID | NODEV))?;
-    attach(root, "tmp", || new_mount("tmpfs", &options, NOSUID | NODEV))?;
-    mask(root)
+    attach(root, "tmp", || new_mount("tmpfs", &options, NOSUID | NODEV))
 }
 
 fn attach(
@@ -188,6 +206,7 @@ fn attach(
         .map_err(|e| Failure::new(format!("mounting /{target}"), &e))
 }
 
+/// Covers what a guest must not see or change.
 fn mask(root: &OwnedFd) -> Result<(), Failure> {
     let failed = |path: &str, e: &io::Error| Failure::new(format!("masking /{path}"), e);
     for path in MASKED_FILES {
@@ -231,7 +250,10 @@ fn mount_volume(root: &OwnedFd, volume: &OwnedFd, target: &str) -> Result<(), Fa
         let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
         let parent = directory(root, parent)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        drop(openat(&parent, name, flags, Mode::from_raw_mode(0o644)).map_err(|e| failed(e.into()))?);
+        drop(
+            openat(&parent, name, flags, Mode::from_raw_mode(0o644))
+                .map_err(|e| failed(e.into()))?,
+        );
         let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         openat(&parent, name, flags, Mode::empty()).map_err(|e| failed(e.into()))?
     };

@@ -8,12 +8,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use forkyard_sys::mount::{
-    MountAttr, NOEXEC, NOSUID, RDONLY, attach_mount, clone_mount, make_private, mount_setattr,
-    new_mount,
+    MountAttr, NODEV, NOEXEC, NOSUID, RDONLY, attach_mount, clone_mount, make_private,
+    mount_setattr, new_mount,
 };
 use forkyard_sys::process::{self, Child, CloneFlags, SingleThreaded};
 use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{channel, signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat, symlinkat};
 use rustix::process::Pid;
 
@@ -51,15 +52,21 @@ pub fn run(socket: &OwnedFd, job: Job) -> Result<(), Failure> {
     let proof = SingleThreaded::prove().map_err(failed("counting threads"))?;
     signal::set_all_default();
     signal::set_blocked(false).map_err(failed("unblocking signals"))?;
-    process::unshare(&proof, CloneFlags::MOUNT).map_err(failed("unshare of the mount namespace"))?;
+    process::unshare(&proof, CloneFlags::MOUNT)
+        .map_err(failed("unshare of the mount namespace"))?;
     make_private().map_err(failed("making mounts private"))?;
     make_devices()?;
     // Once for all commands of all sandboxes: they are forks of this process.
     let filter = Filter::compile()
         .map_err(|e| Failure::new(e.to_string(), &io::ErrorKind::InvalidData.into()))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    let mut embryo = None;
     loop {
         reap();
+        if embryo.is_none() && is_idle(socket) {
+            // Without one, sandboxes are made in one go: the failure will be told then.
+            embryo = Embryo::conceive(&proof, &filter, true).ok();
+        }
         let message = match channel::receive(socket) {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(()),
@@ -69,7 +76,7 @@ pub fn run(socket: &OwnedFd, job: Job) -> Result<(), Failure> {
             Err(e) => return Err(Failure::new("receiving a request", &e)),
         };
         let Ok(request) = decode::<SpawnerRequest>(&message.bytes) else { continue };
-        let (reply, fds) = serve(&proof, &filter, request, message.fds, job);
+        let (reply, fds) = serve(&proof, &filter, &mut embryo, request, message.fds, job);
         let Some(reply) = reply else { continue };
         let Ok(bytes) = encode(&reply) else { continue };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -87,15 +94,21 @@ fn reap() {
 fn serve(
     proof: &SingleThreaded,
     filter: &Filter,
+    embryo: &mut Option<Embryo>,
     request: SpawnerRequest,
     mut fds: Vec<OwnedFd>,
     job: Job,
 ) -> (Option<SpawnerReply>, Vec<OwnedFd>) {
     match request {
-        SpawnerRequest::Spawn { seq, cgroup, cgroup_procs, ids, sources, setup } => {
-            let cgroup = if cgroup { fds.pop() } else { None };
-            let groups = Groups { unified: cgroup.as_ref(), procs: &cgroup_procs };
-            match spawn(proof, filter, ids, &sources, *setup, fds, &groups) {
+        SpawnerRequest::Spawn { seq, cgroup_procs, ids, sources, setup } => {
+            let own_network = !setup.host_network;
+            let conceived = match embryo.take().filter(|_| own_network) {
+                Some(embryo) => Ok(embryo),
+                None => Embryo::conceive(proof, filter, own_network),
+            };
+            let born = conceived
+                .and_then(|embryo| embryo.bear(ids, &sources, &cgroup_procs, *setup, &fds));
+            match born {
                 Ok(child) => {
                     let pid = child.pid.as_raw_nonzero().get().cast_unsigned();
                     (Some(SpawnerReply::Spawned { seq, pid }), vec![child.pidfd])
@@ -131,65 +144,79 @@ fn serve(
     }
 }
 
-/// The cgroups of a sandbox.
-struct Groups<'a> {
-    unified: Option<&'a OwnedFd>,
-    procs: &'a [String],
+/// How long nothing is asked before an embryo is made, so that making it is in nobody's way.
+const IDLE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+
+/// Whether nothing is asked for a moment.
+fn is_idle(socket: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&IDLE)), Ok(0))
 }
 
-impl Groups<'_> {
-    /// Moves init into the groups that it was not cloned into, before it starts anything.
-    fn attach(&self, pid: Pid) -> Result<(), Failure> {
-        for path in self.procs {
-            std::fs::write(path, pid.to_string())
-                .map_err(|e| Failure::new(format!("writing {path}"), &e))?;
+/// An init in namespaces of its own that does not know yet what it will be.
+///
+/// Most of the time to make a sandbox goes into its namespaces, which are alike for all that have
+/// a network of their own. One is made ahead while there is nothing else to do.
+struct Embryo {
+    child: Child,
+    /// Its setup, sockets and mounts go through this.
+    cord: OwnedFd,
+}
+
+impl Embryo {
+    fn conceive(
+        proof: &SingleThreaded,
+        filter: &Filter,
+        own_network: bool,
+    ) -> Result<Self, Failure> {
+        let (cord, theirs) = channel::pair().map_err(|e| Failure::new("socketpair", &e))?;
+        let mut flags = CloneFlags::USER
+            .and(CloneFlags::MOUNT)
+            .and(CloneFlags::PID)
+            .and(CloneFlags::IPC)
+            .and(CloneFlags::UTS);
+        if own_network {
+            flags = flags.and(CloneFlags::NET);
         }
-        Ok(())
+        let child = process::fork(proof, flags, None, |proof| init::main(proof, filter, theirs))
+            .map_err(|e| Failure::new("clone3 into new namespaces", &e))?;
+        Ok(Self { child, cord })
+    }
+
+    /// Gives it its ids, groups and mounts, and tells it what to be. `sockets` are its ends of
+    /// the control channel and of the socket that it listens at.
+    fn bear(
+        self,
+        ids: Ids,
+        sources: &[MountSource],
+        cgroup_procs: &[String],
+        setup: Setup,
+        sockets: &[OwnedFd],
+    ) -> Result<Child, Failure> {
+        let pid = self.child.pid;
+        let given = attach(pid, cgroup_procs)
+            .and_then(|()| write_maps(pid, ids))
+            .and_then(|()| mounts(pid, ids, sources))
+            .and_then(|mounts| {
+                let birth = Birth { setup, single_id: ids == Ids::Single };
+                let invalid = || std::io::ErrorKind::InvalidInput.into();
+                let bytes = encode(&birth).map_err(|_| Failure::new("encoding", &invalid()))?;
+                let fds: Vec<_> = sockets.iter().chain(&mounts).map(AsFd::as_fd).collect();
+                channel::send(&self.cord, &bytes, &fds)
+                    .map_err(|e| Failure::new("telling init what to be", &e))
+            });
+        // Without a birth, the end of its cord ends it.
+        given.map(|()| self.child)
     }
 }
 
-/// Clones the init of a sandbox and gives it its ids and mounts.
-fn spawn(
-    proof: &SingleThreaded,
-    filter: &Filter,
-    ids: Ids,
-    sources: &[MountSource],
-    setup: Setup,
-    mut fds: Vec<OwnedFd>,
-    groups: &Groups<'_>,
-) -> Result<Child, Failure> {
-    let (Some(listener), Some(control)) = (fds.pop(), fds.pop()) else {
-        return Err(Failure::new("finding init's sockets", &io::ErrorKind::InvalidInput.into()));
-    };
-    let (ours, theirs) = channel::pair().map_err(|e| Failure::new("socketpair", &e))?;
-    let mut flags = CloneFlags::USER
-        .and(CloneFlags::MOUNT)
-        .and(CloneFlags::PID)
-        .and(CloneFlags::IPC)
-        .and(CloneFlags::UTS);
-    if !setup.host_network {
-        flags = flags.and(CloneFlags::NET);
+/// Moves init into the groups of its sandbox, before it starts anything.
+fn attach(pid: Pid, cgroup_procs: &[String]) -> Result<(), Failure> {
+    for path in cgroup_procs {
+        std::fs::write(path, pid.to_string())
+            .map_err(|e| Failure::new(format!("writing {path}"), &e))?;
     }
-    let single_id = ids == Ids::Single;
-    let child = process::fork(proof, flags, groups.unified.map(AsFd::as_fd), |proof| {
-        init::main(proof, Birth { setup, control, listener, mounts: theirs, single_id, filter })
-    })
-    .map_err(|e| Failure::new("clone3 into new namespaces", &e))?;
-    let given = groups
-        .attach(child.pid)
-        .and_then(|()| write_maps(child.pid, ids))
-        .and_then(|()| mounts(child.pid, ids, sources))
-        .and_then(|mounts| {
-            let fds: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
-            channel::send(&ours, &[], &fds).map_err(|e| Failure::new("handing mounts over", &e))
-        });
-    match given {
-        Ok(()) => Ok(child),
-        Err(failure) => {
-            let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
-            Err(failure)
-        }
-    }
+    Ok(())
 }
 
 fn write_maps(pid: Pid, ids: Ids) -> Result<(), Failure> {
@@ -223,8 +250,11 @@ fn mounts(pid: Pid, ids: Ids, sources: &[MountSource]) -> Result<Vec<OwnedFd>, F
                 .map_err(|e| Failure::new(format!("open_tree of {}", source.path), &e))?;
             // The device nodes and kernel file systems keep their owner: the host's root.
             let keep = source.path == "/dev" || source.path == "/sys";
+            // What users show to a sandbox brings no devices, whoever made nodes there.
+            let volume = source.recursive && !keep;
             let attr = MountAttr {
-                set: if source.read_only { RDONLY } else { 0 },
+                set: if source.read_only { RDONLY } else { 0 }
+                    | if volume { NODEV | NOSUID } else { 0 },
                 idmap: userns.as_ref().map(AsFd::as_fd).filter(|_| !keep),
                 recursive: source.recursive,
             };
@@ -244,7 +274,8 @@ fn make_devices() -> Result<(), Failure> {
     let mut binds = Vec::new();
     for (name, ..) in DEVICES {
         let path = format!("/dev/{name}");
-        let bind = clone_mount(CWD, &path, false).map_err(failed(format!("open_tree of {path}")))?;
+        let bind =
+            clone_mount(CWD, &path, false).map_err(failed(format!("open_tree of {path}")))?;
         binds.push((name, bind));
     }
     let options = [("mode", "0755"), ("size", "64k")];
@@ -299,4 +330,3 @@ pub fn become_root_of_one_id(proof: &SingleThreaded) -> Result<(), Failure> {
     }
     Ok(())
 }
-

@@ -45,7 +45,11 @@ impl ServerEnds {
 }
 
 /// Makes the streams of a command that will run as this user.
-pub(crate) fn make(start: &Start, uid: u32, gid: u32) -> Result<(CommandEnds, ServerEnds), Failure> {
+pub(crate) fn make(
+    start: &Start,
+    uid: u32,
+    gid: u32,
+) -> Result<(CommandEnds, ServerEnds), Failure> {
     match start.tty {
         Some((rows, cols)) => terminal(rows, cols, uid, gid),
         None => pipes(start.stdin, uid, gid),
@@ -94,8 +98,7 @@ fn pipes(has_stdin: bool, uid: u32, gid: u32) -> Result<(CommandEnds, ServerEnds
         fds.push(write);
         read
     } else {
-        openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(failed)?
+        openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?
     };
     let (out_read, stdout) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
     let (err_read, stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
