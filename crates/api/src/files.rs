@@ -136,13 +136,11 @@ pub(crate) async fn write(
     let mut body = request.into_body().into_data_stream();
     let mut contents = Vec::new();
     while contents.len() <= INLINE_MAX {
-        match body.next().await {
-            Some(chunk) => contents.extend_from_slice(&chunk.map_err(cut_off)?),
-            None => {
-                ask(&live, target.user, FileOp::Write { target: write, contents }).await?;
-                return Ok(StatusCode::NO_CONTENT);
-            }
-        }
+        let Some(chunk) = body.next().await else {
+            ask(&live, target.user, FileOp::Write { target: write, contents }).await?;
+            return Ok(StatusCode::NO_CONTENT);
+        };
+        contents.extend_from_slice(&chunk.map_err(cut_off)?);
     }
     let op = FileOp::OpenWrite { target: write };
     let (FileReply::Opened { .. }, Some(fd)) = ask(&live, target.user, op).await? else {
@@ -174,6 +172,8 @@ fn write_file(mut file: File, mut chunks: mpsc::Receiver<Bytes>) -> io::Result<(
     Ok(())
 }
 
+/// Takes the error by value to be given to `map_err`.
+#[expect(clippy::needless_pass_by_value)]
 fn cut_off(error: axum::Error) -> Failed {
     Failed::new(400, format!("body: {error}"))
 }
@@ -359,7 +359,7 @@ fn info(entry: Entry) -> FileInfo {
             EntryKind::File => FileKind::File,
             EntryKind::Directory => FileKind::Directory,
             EntryKind::Symlink => FileKind::Symlink,
-            _ => FileKind::Other,
+            EntryKind::Other => FileKind::Other,
         },
         size: entry.size,
         mode: entry.mode,

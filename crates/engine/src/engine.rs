@@ -270,6 +270,7 @@ impl Engine {
             landlock: rootfs.landlock || spec.net == Net::Host,
             env,
             user: spec.user.clone().or(config.user).unwrap_or_else(|| "0".to_owned()),
+            make_workdir: spec.workdir.is_none() && config.workdir.is_some(),
             workdir: spec.workdir.clone().or(config.workdir).unwrap_or_else(|| "/".to_owned()),
             session: true,
             deadline: None,
@@ -447,12 +448,13 @@ impl Engine {
         let reset = InitBody::Reset { generation: next.generation_name() };
         let reset = live.ask_later(reset, &fds).await;
         drop(mounts);
-        let done = match live.answered(halted).await {
-            Ok(_) => match reset {
-                Ok(reset) => live.answered(reset).await.map(drop),
-                Err(error) => Err(error),
-            },
-            Err(error) => Err(error),
+        let done = async {
+            live.answered(halted).await?;
+            live.answered(reset?).await.map(drop)
+        };
+        let done = match tokio::time::timeout(SETUP_WAIT, done).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::Invalid("resetting the sandbox took too long".to_owned())),
         };
         live.lose_everything();
         live.forget_session().await;

@@ -145,8 +145,9 @@ impl Error {
             | Self::Running(_)
             | Self::ImageInUse { .. }
             | Self::Locked { .. } => 409,
-            Self::Invalid(_) => 400,
-            Self::Start(_) => 422,
+            Self::Invalid(_)
+            | Self::Cgroup(cgroup::Error::BadLimit(_) | cgroup::Error::Lacking(_)) => 400,
+            Self::Start(_) | Self::Image { .. } => 422,
             Self::Gone(_) => 410,
             Self::File(error) => match error.kind {
                 FileErrorKind::NotFound => 404,
@@ -157,8 +158,6 @@ impl Error {
                 FileErrorKind::Other { .. } => 500,
                 _ => 400,
             },
-            Self::Cgroup(cgroup::Error::BadLimit(_) | cgroup::Error::Lacking(_)) => 400,
-            Self::Image { .. } => 422,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => 507,
             _ => 500,
         }

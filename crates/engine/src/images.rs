@@ -258,6 +258,8 @@ fn info(image: &Image, created_at: u64) -> ImageInfo {
     }
 }
 
+/// Takes the error by value to be given to `map_err`.
+#[expect(clippy::needless_pass_by_value)]
 fn joined(error: tokio::task::JoinError) -> Error {
     Error::Invalid(format!("a task of the server broke off: {error}"))
 }

@@ -231,6 +231,9 @@ pub struct SessionOutput {
     /// The line was interrupted because its time was up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timed_out: bool,
+    /// The kernel killed a process of the sandbox for want of memory while the line ran.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oom: bool,
     /// The shell itself ended (`exit`, a signal, out of memory); the next line gets a new one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shell_ended: bool,

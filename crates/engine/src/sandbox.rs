@@ -70,8 +70,8 @@ pub struct LiveSandbox {
     pidfd: Mutex<Option<Arc<OwnedFd>>>,
     commands: Mutex<BTreeMap<u32, Arc<RunningCommand>>>,
     session: tokio::sync::Mutex<Option<Session>>,
-    /// The last shell that ended.
-    session_ended: watch::Sender<u32>,
+    /// The last shell that ended, and the exit code that a shell would report for it.
+    session_ended: watch::Sender<(u32, i32)>,
     /// Its init is gone.
     ended: watch::Sender<bool>,
     /// When something was last asked of it, for the curious.
@@ -82,7 +82,7 @@ pub struct LiveSandbox {
 
 impl LiveSandbox {
     pub(crate) fn new(store: Arc<Store>, sandbox: Sandbox, internal: Internal) -> Arc<Self> {
-        let (session_ended, _) = watch::channel(0);
+        let (session_ended, _) = watch::channel((0, 0));
         let (ended, _) = watch::channel(false);
         Arc::new(Self {
             id: sandbox.id.clone(),
@@ -191,8 +191,9 @@ impl LiveSandbox {
                         command.end(ended, oom);
                     }
                 }
-                Ok(InitMessage::SessionEnded { generation, .. }) => {
-                    self.session_ended.send_replace(generation);
+                Ok(InitMessage::SessionEnded { generation, ended }) => {
+                    let code = ended.code.or(ended.signal.map(|signal| 128 + signal));
+                    self.session_ended.send_replace((generation, code.unwrap_or(255)));
                 }
                 Err(_) => {}
             }
@@ -276,12 +277,12 @@ impl LiveSandbox {
     ) -> Result<Answer<InitOk>> {
         match answer.await {
             Ok((Ok(ok), fds)) => Ok((ok, fds)),
-            Ok((Err(error), _)) => Err(self.from_init(error)),
+            Ok((Err(error), _)) => Err(self.init_error(error)),
             Err(_) => Err(self.gone()),
         }
     }
 
-    fn from_init(&self, error: InitError) -> Error {
+    fn init_error(&self, error: InitError) -> Error {
         match error.into() {
             Error::NoCommand { command, .. } => {
                 Error::NoCommand { sandbox: self.id.to_string(), command }
@@ -410,15 +411,17 @@ impl LiveSandbox {
         };
         let result = tokio::select! {
             biased;
-            result = run => Some(result?),
-            () = over => None,
+            result = run => Ok(result?),
+            code = over => Err(code),
         };
         match result {
-            Some((session, Progress::Done(status))) => {
+            Ok((session, Progress::Done(status))) => {
                 *slot = Some(session);
-                Ok(collected.into_output(status))
+                let mut output = collected.into_output(status);
+                output.oom = status == 128 + 9 && self.had_oom();
+                Ok(output)
             }
-            Some((mut session, Progress::TimeUp)) => {
+            Ok((mut session, Progress::TimeUp)) => {
                 let survived = self.interrupt(&mut session, &mut collected).await?;
                 if survived {
                     *slot = Some(session);
@@ -428,10 +431,10 @@ impl LiveSandbox {
                 output.shell_ended = !survived;
                 Ok(output)
             }
-            None => {
+            Err(code) => {
                 self.check_running()?;
-                let mut output = collected.into_output(0);
-                output.exit_code = 137;
+                let mut output = collected.into_output(code);
+                output.oom = code == 128 + 9 && self.had_oom();
                 output.shell_ended = true;
                 Ok(output)
             }
@@ -463,7 +466,7 @@ impl LiveSandbox {
     /// The session that is there, or one taken up from init, which starts a shell if need be.
     async fn live_session(&self, session: Option<Session>) -> Result<Session> {
         match session {
-            Some(session) if session.generation > *self.session_ended.borrow() => Ok(session),
+            Some(session) if session.generation > self.session_ended.borrow().0 => Ok(session),
             _ => {
                 let (ok, fds) = self.ask(InitBody::Session, &[]).await?;
                 let InitOk::Session { generation } = ok else { return Err(self.gone()) };
@@ -506,13 +509,13 @@ impl LiveSandbox {
             command.lose();
         }
         // Whoever runs a line holds the lock, and learns of the end by `session_ended`.
-        self.session_ended.send_replace(u32::MAX);
+        self.session_ended.send_replace((u32::MAX, 128 + 9));
     }
 
     /// After a reset, shells are counted on by init: one more than before.
     pub(crate) async fn forget_session(&self) {
         self.session.lock().await.take();
-        self.session_ended.send_replace(0);
+        self.session_ended.send_replace((0, 0));
     }
 
     pub(crate) fn mark_ended(&self) {
@@ -553,8 +556,9 @@ impl LiveSandbox {
     }
 }
 
-async fn wait_for_shell(mut ended: watch::Receiver<u32>, generation: u32) {
-    let _ = ended.wait_for(|last| *last >= generation).await;
+/// Waits for the end of a shell, and gives its exit code.
+async fn wait_for_shell(mut ended: watch::Receiver<(u32, i32)>, generation: u32) -> i32 {
+    ended.wait_for(|(last, _)| *last >= generation).await.map_or(255, |end| end.1)
 }
 
 /// What the store keeps of a sandbox.

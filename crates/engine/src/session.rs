@@ -176,9 +176,8 @@ impl Session {
             bytes.reserve(if bytes.is_empty() { 4096 } else { CHUNK });
             let spare = rustix::buffer::spare_capacity(bytes);
             match rustix::io::read(pipe.get_ref(), spare) {
-                Ok(0) => {}
-                Ok(_) => {
-                    any = true;
+                Ok(read) => {
+                    any |= read > 0;
                     if bytes.len() > OUTPUT_MAX {
                         bytes.truncate(OUTPUT_MAX);
                         collected.truncated = true;
@@ -206,6 +205,7 @@ impl Collected {
             stderr_base64,
             truncated: self.truncated,
             timed_out: false,
+            oom: false,
             shell_ended: false,
         }
     }

@@ -14,12 +14,7 @@ use rustix::process::{Gid, Uid};
 pub fn spawner_main(mode: &str) -> i32 {
     let Ok(socket) = process::inherited_fd(0) else { return 1 };
     // Away from 0, so that sandboxes start with /dev/null there.
-    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(&socket, 3).map(|copy| {
-        drop(socket);
-        copy
-    }) else {
-        return 1;
-    };
+    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(&socket, 3) else { return 1 };
     match prepare(mode, &socket)
         .and_then(|()| say(&socket, b"ready"))
         .and_then(|()| spawner::run(&socket, crate::jobs::run))

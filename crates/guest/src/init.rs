@@ -241,16 +241,13 @@ impl Init<'_> {
 
     fn receive(&mut self) {
         let Some(server) = &self.server else { return };
-        match channel::receive(server) {
-            Ok(Some(message)) => {
-                if let Ok(request) = decode::<InitRequest>(&message.bytes) {
-                    self.answer(request, message.fds);
-                }
+        if let Ok(Some(message)) = channel::receive(server) {
+            if let Ok(request) = decode::<InitRequest>(&message.bytes) {
+                self.answer(request, message.fds);
             }
-            Ok(None) | Err(_) => {
-                let _ = epoll::delete(&self.epoll, server);
-                self.server = None;
-            }
+        } else {
+            let _ = epoll::delete(&self.epoll, server);
+            self.server = None;
         }
     }
 

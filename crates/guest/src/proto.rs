@@ -163,6 +163,8 @@ pub struct Setup {
     pub user: String,
     /// Working directory of commands that name none.
     pub workdir: String,
+    /// Make the working directory where it is not there: an image names it, and not a person.
+    pub make_workdir: bool,
     /// Start a session at once.
     pub session: bool,
     /// When it ends, in milliseconds since the epoch.

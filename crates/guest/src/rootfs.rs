@@ -69,6 +69,9 @@ pub(crate) fn enter(setup: &Setup, generation: &str, mounts: &[OwnedFd]) -> Resu
         return Err(Failure::new("building a root of no overlay", &Errno::INVAL.into()));
     };
     mount_kernel_files(setup, &root, source(mounts, setup.dev)?)?;
+    if setup.make_workdir {
+        directory(&root, &setup.workdir)?;
+    }
     for volume in &setup.volumes {
         let fd = source(mounts, volume.source)?;
         mount_volume(&root, fd, &volume.target)?;

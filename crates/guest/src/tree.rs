@@ -36,7 +36,7 @@ fn parents() -> BTreeMap<u32, u32> {
         .collect()
 }
 
-/// The fourth field of proc_pid_stat(5). The second, the name, may hold anything: what counts is
+/// The fourth field of `proc_pid_stat(5)`. The second, the name, may hold anything: what counts is
 /// after its last parenthesis.
 fn parent(stat: &[u8]) -> Option<u32> {
     let end = stat.iter().rposition(|&b| b == b')')?;
