@@ -75,6 +75,11 @@ pub(crate) enum Command {
     Stop(StopOptions),
     /// Show what this machine offers to sandboxes, what is missing, and how to get it
     Doctor(JsonOption),
+    /// Measure what sandboxes cost on this machine, beside other programs if asked
+    Bench(crate::bench::BenchOptions),
+    /// The process that `bench` measures the kernel's own part with
+    #[command(hide = true)]
+    BenchFloor(crate::bench::FloorOptions),
     /// Print a completion script for a shell
     ///
     /// For bash: `forkyard completion bash > ~/.local/share/bash-completion/completions/forkyard`

@@ -20,6 +20,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
     match cli.command {
         Command::Completion { shell } => generate::completion(shell).map(|()| 0),
         Command::Man { dir } => generate::man(dir.as_deref()).map(|()| 0),
+        Command::Bench(options) => crate::bench::run(&options),
+        Command::BenchFloor(options) => crate::bench::floor::serve(&options).map(|()| 0),
         Command::Doctor(json) => {
             let paths = Paths::resolve(&cli.paths, &Surroundings::of_process())?;
             server::doctor(&paths, json.json)
@@ -78,7 +80,13 @@ async fn ask(client: &Client, command: Command) -> Result<u8, Error> {
         Command::Stop(options) => server::stop(client, options.force).await?,
         Command::Version(json) => server::version(client, json.json).await?,
         // They need no server; `dispatch` has them.
-        Command::Serve(_) | Command::Quickstart | Command::Doctor(_) | Command::Completion { .. } | Command::Man { .. } => {}
+        Command::Serve(_)
+        | Command::Quickstart
+        | Command::Doctor(_)
+        | Command::Bench(_)
+        | Command::BenchFloor(_)
+        | Command::Completion { .. }
+        | Command::Man { .. } => {}
     }
     Ok(0)
 }

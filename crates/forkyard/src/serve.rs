@@ -38,7 +38,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), Error> {
         if let Some(fd) = ready_fd {
             say_ready(fd)?;
         }
-        let served = forkyard_api::serve(std::sync::Arc::clone(&engine), listener, idle.limit()).await;
+        let served =
+            forkyard_api::serve(std::sync::Arc::clone(&engine), listener, idle.limit()).await;
         // Only now, so that whoever finds nobody listening starts a server that finds the lock.
         let _ = std::fs::remove_file(&paths.socket);
         engine.settle().await;
@@ -76,8 +77,7 @@ fn say_ready(fd: i32) -> Result<(), Error> {
 
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
-    let filter =
-        EnvFilter::try_from_env("FORKYARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("FORKYARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A second subscriber in one process is refused, and the first as good.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

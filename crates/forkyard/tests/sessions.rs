@@ -34,8 +34,10 @@ fn in_both(test: impl Fn(&Sandbox<'_>)) {
 fn state_carries_from_one_line_to_the_next() {
     in_both(|sandbox| {
         sandbox.say("cd /tmp; x='a  b'; export y=2; f() { echo \"f $1\"; }; umask 027");
-        assert_eq!(sandbox.say("pwd; echo \"$x\"; f 3; umask; sh -c 'echo $y'"),
-            "/tmp\na  b\nf 3\n0027\n2\n");
+        assert_eq!(
+            sandbox.say("pwd; echo \"$x\"; f 3; umask; sh -c 'echo $y'"),
+            "/tmp\na  b\nf 3\n0027\n2\n"
+        );
         sandbox.say("alias hello='echo aliased'");
         assert_eq!(sandbox.say("hello world"), "aliased world\n");
         sandbox.say("set -- one two");
@@ -80,11 +82,18 @@ fn what_a_background_job_writes_comes_with_a_later_line() {
 #[test]
 fn lines_may_have_any_form_of_shell() {
     in_both(|sandbox| {
-        assert_eq!(sandbox.say("echo one\necho two\nfor i in 3 4\ndo echo $i\ndone\n"),
-            "one\ntwo\n3\n4\n");
-        assert_eq!(sandbox.say("cat <<END\nhello $((1+1))\nEND\ncat <<'END'\n$x\nEND"),
-            "hello 2\n$x\n");
-        assert_eq!(sandbox.say("echo 'a\"b' \"c'd\" e\\ f 'multi\nline'"), "a\"b c'd e f multi\nline\n");
+        assert_eq!(
+            sandbox.say("echo one\necho two\nfor i in 3 4\ndo echo $i\ndone\n"),
+            "one\ntwo\n3\n4\n"
+        );
+        assert_eq!(
+            sandbox.say("cat <<END\nhello $((1+1))\nEND\ncat <<'END'\n$x\nEND"),
+            "hello 2\n$x\n"
+        );
+        assert_eq!(
+            sandbox.say("echo 'a\"b' \"c'd\" e\\ f 'multi\nline'"),
+            "a\"b c'd e f multi\nline\n"
+        );
         assert_eq!(sandbox.say("printf 'no newline'"), "no newline");
         assert_eq!(sandbox.say(""), "");
         assert_eq!(sandbox.say("   \n\n  "), "");
@@ -234,14 +243,19 @@ fn a_timeout_ends_a_loop_of_commands() {
 #[test]
 fn a_timeout_ends_nested_functions() {
     in_both(|sandbox| {
-        times_out(sandbox, "a() { while :; do b; done; }; b() { while :; do c; done; }; \
-            c() { while :; do :; done; }; a");
+        times_out(
+            sandbox,
+            "a() { while :; do b; done; }; b() { while :; do c; done; }; \
+            c() { while :; do :; done; }; a",
+        );
     });
 }
 
 #[test]
 fn a_timeout_ends_a_command_that_ignores_sigterm() {
-    in_both(|sandbox| times_out(sandbox, "sh -c 'trap \"\" TERM INT HUP; while :; do sleep 0.1; done'"));
+    in_both(|sandbox| {
+        times_out(sandbox, "sh -c 'trap \"\" TERM INT HUP; while :; do sleep 0.1; done'");
+    });
 }
 
 #[test]
@@ -257,7 +271,8 @@ fn a_timeout_ends_a_subshell_and_a_pipeline() {
 fn what_a_timed_out_line_wrote_is_given() {
     let server = TestServer::start();
     let sandbox = create(&server, &[]);
-    let out = sandbox.line_within(Duration::from_millis(300), "echo begun; echo err >&2; sleep 600");
+    let out =
+        sandbox.line_within(Duration::from_millis(300), "echo begun; echo err >&2; sleep 600");
     assert_eq!((out.stdout.as_str(), out.timed_out), ("begun\n", true));
     assert!(out.stderr.starts_with("err\n"), "{}", out.stderr);
 }

@@ -11,7 +11,6 @@ use forkyard_sys::process::{self, Child, CloneFlags, SingleThreaded};
 use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{caps, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Gid, Uid};
 
 use crate::files::Root;
@@ -27,10 +26,6 @@ const START: Duration = Duration::from_secs(10);
 
 /// After this long without a word from a child, it may have been stopped.
 const STOPPED: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-
-/// How long a fork may take to become its program: milliseconds, unless a guest stops it. init
-/// waits for it and does nothing else meanwhile.
-const EXEC_WAIT: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// What holds every command back.
 #[derive(Debug)]
@@ -259,12 +254,6 @@ fn hear(mut report: File, child: &Child) -> io::Result<Vec<u8>> {
             Err(e) => return Err(e.into()),
         }
     }
-}
-
-/// Waits for the child's word or its exec, no longer than [`EXEC_WAIT`].
-fn became_readable(pipe: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(pipe, PollFlags::IN)];
-    !matches!(poll(&mut fds, Some(&EXEC_WAIT)), Ok(0))
 }
 
 /// The shell of this sandbox, bash for preference.

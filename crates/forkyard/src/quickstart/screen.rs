@@ -49,7 +49,7 @@ impl Screen {
     }
 
     /// A line of talk at the left edge.
-    pub(super) fn say(&self, text: &str) -> Result<(), Error> {
+    pub(super) fn say(text: &str) -> Result<(), Error> {
         render::data(format!("{text}\n").as_bytes())
     }
 
@@ -92,7 +92,7 @@ impl Screen {
     }
 
     /// A row of the table of times.
-    pub(super) fn row(&self, name: &str, value: Duration) -> Result<(), Error> {
+    pub(super) fn row(name: &str, value: Duration) -> Result<(), Error> {
         render::data(format!("{INDENT}{name:<44}{:>10}\n", duration(value)).as_bytes())
     }
 }

@@ -64,8 +64,8 @@ impl Tour {
         let start = Instant::now();
         let host = self.stage.host();
         let (kernel, mode) = (&host.kernel.release, host.mode);
-        self.screen.say(&format!("Sandboxes on this machine: Linux {kernel}, {mode}."))?;
-        self.screen.say(&format!(
+        Screen::say(&format!("Sandboxes on this machine: Linux {kernel}, {mode}."))?;
+        Screen::say(&format!(
             "Nothing is downloaded. All of it is in {}, and gone at the end.",
             self.stage.dir().display()
         ))?;
@@ -269,7 +269,7 @@ impl Tour {
             ("delete", times.delete),
             ("create, run /bin/true, delete", times.run),
         ] {
-            self.screen.row(name, value)?;
+            Screen::row(name, value)?;
         }
         if cfg!(debug_assertions) {
             self.remark("built without optimisation: `cargo run --release` is faster")?;
@@ -288,18 +288,18 @@ impl Ended {
     /// The verdict, and where to go from here.
     pub(super) fn print(&self) -> Result<(), Error> {
         let took = duration(self.took);
-        self.screen.say("")?;
+        Screen::say("")?;
         if self.failed > 0 {
-            return self.screen.say(&format!(
+            return Screen::say(&format!(
                 "{} of {} steps FAILED, in {took}. `forkyard doctor` checks this machine.",
                 self.failed, self.steps
             ));
         }
-        self.screen.say(&format!(
+        Screen::say(&format!(
             "All {} steps showed what they claim, in {took}. Server, sandboxes and files are gone.",
             self.steps
         ))?;
-        self.screen.say(
+        Screen::say(
             "\nNext:\n\
              \x20 cargo install --path crates/forkyard     puts `forkyard` on your PATH\n\
              \x20 forkyard run -it -- bash                 a shell in a sandbox of your own\n\

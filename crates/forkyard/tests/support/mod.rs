@@ -14,9 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use forkyard_engine::model::{
-    Command as Listed, Exit, Sandbox as Described, SessionOutput, State,
-};
+use forkyard_engine::model::{Command as Listed, Exit, Sandbox as Described, SessionOutput, State};
 use forkyard_testkit::TestServer;
 use serde_json::{Value, json};
 
@@ -41,7 +39,7 @@ pub fn create<'a>(server: &'a TestServer, options: &[&str]) -> Sandbox<'a> {
     Sandbox { server, id: server.ok(&args).trim().to_owned() }
 }
 
-impl<'a> Sandbox<'a> {
+impl Sandbox<'_> {
     /// The path of the API for this sandbox, with `rest` behind it.
     pub fn path(&self, rest: &str) -> String {
         format!("/v1/sandboxes/{}{rest}", self.id)

@@ -43,12 +43,7 @@ impl Stream {
         Self::upgrade(server, "GET", path, "")
     }
 
-    fn upgrade(
-        server: &Path,
-        method: &str,
-        path: &str,
-        body: &str,
-    ) -> Result<Self, (u16, String)> {
+    fn upgrade(server: &Path, method: &str, path: &str, body: &str) -> Result<Self, (u16, String)> {
         let mut socket = UnixStream::connect(server).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
         let length = body.len();
