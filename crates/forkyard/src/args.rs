@@ -369,9 +369,6 @@ pub(crate) struct ServeOptions {
     /// End after this long without a sandbox or a request, in seconds, or `never`
     #[arg(long, default_value = "never", value_name = "SECONDS|never")]
     pub(crate) idle: values::Idle,
-    /// Log to stderr for people, rather than to the log of the store
-    #[arg(long)]
-    pub(crate) foreground: bool,
     /// Write a byte to this descriptor once requests are taken
     #[arg(long, hide = true, value_name = "N")]
     pub(crate) ready_fd: Option<i32>,
@@ -379,7 +376,7 @@ pub(crate) struct ServeOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct StopOptions {
-    /// Even while sandboxes run; they go on without it
+    /// Even while sandboxes run: they are removed
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub(crate) force: bool,
 }

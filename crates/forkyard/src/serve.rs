@@ -16,13 +16,13 @@ use crate::paths::Paths;
 pub(crate) struct ServeArgs {
     /// Where it listens, what it keeps, where it logs.
     pub(crate) paths: Paths,
-    /// `--idle`, `--foreground` and `--ready-fd`.
+    /// `--idle` and `--ready-fd`.
     pub(crate) options: ServeOptions,
 }
 
 /// Serves until it is told to end, or has nothing to serve for the idle time.
 pub(crate) fn serve(args: ServeArgs) -> Result<(), Error> {
-    let ServeArgs { paths, options: ServeOptions { idle, foreground: _, ready_fd } } = args;
+    let ServeArgs { paths, options: ServeOptions { idle, ready_fd } } = args;
     log_to_stderr();
     // One thread: what a request needs is mostly a message to another process and its answer, and
     // every hand-over between threads costs more than the work. Disk and archives have their own.

@@ -63,11 +63,11 @@ impl Lives<'_> {
                 peer.life()?;
             }
         }
-        self.report(ours, floor, report);
+        self.report(ours, &floor, report);
         Ok(())
     }
 
-    fn report(self, ours: Times, floor: Vec<f64>, report: &mut Report) {
+    fn report(self, ours: Times, floor: &[f64], report: &mut Report) {
         let theirs = self.peer.map(AgentDocker::take).unwrap_or_default();
         let steps = [
             ("create", ours.create, Some(Goal::Faster(8.0)), "create"),
@@ -91,7 +91,7 @@ impl Lives<'_> {
         }
         report.add(
             Row::times("create to the first echo, beside the floor", &ours.first_echo)
-                .peer(Against::Floor, &floor)
+                .peer(Against::Floor, floor)
                 .goal(Goal::Within(1.7)),
         );
     }

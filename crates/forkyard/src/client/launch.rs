@@ -22,6 +22,9 @@ use crate::paths::Paths;
 /// How long a server may take until it serves.
 const START: Duration = Duration::from_secs(10);
 
+/// Seconds without a sandbox or a request after which a server that was started on demand ends.
+const IDLE: &str = "300";
+
 /// Between two attempts to reach a server that somebody else is starting.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -59,8 +62,9 @@ pub(super) async fn connect_or_start(paths: &Paths) -> Result<UnixStream, Error>
     }
 }
 
-/// Runs `program`, arguments of its own included, with `serve` until a server can be reached. When several callers start one at once,
-/// one server wins the store, the others end, and all callers reach the winner.
+/// Runs `program`, arguments of its own included, with `serve` until a server can be reached. When
+/// several callers start one at once, one server wins the store, the others end, and all callers
+/// reach the winner.
 async fn start(paths: &Paths, program: &[&str], deadline: Instant) -> Result<UnixStream, Error> {
     paths.make_directories()?;
     let log_before = fs::metadata(paths.log()).map_or(0, |meta| meta.len());
@@ -114,6 +118,8 @@ fn spawn(paths: &Paths, program: &[&str]) -> Result<(Child, pipe::Receiver), Err
         .arg(&paths.store)
         .arg("--socket")
         .arg(&paths.socket)
+        .arg("--idle")
+        .arg(IDLE)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log)

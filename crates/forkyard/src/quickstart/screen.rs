@@ -19,7 +19,7 @@ const OUTPUT_LINES: usize = 5;
 const OUTPUT_WIDTH: usize = WIDTH - INDENT.len();
 
 /// Writes to stdout, with colour where that is wanted. Colour repeats what the words say.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Screen {
     colour: bool,
 }

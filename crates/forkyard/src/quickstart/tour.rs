@@ -34,7 +34,6 @@ pub(super) struct Tour {
 /// How it went.
 #[derive(Debug)]
 pub(super) struct Ended {
-    screen: Screen,
     took: Duration,
     steps: usize,
     pub(super) failed: usize,
@@ -93,7 +92,6 @@ impl Tour {
             }
         }
         Ok(Ended {
-            screen: self.screen.clone(),
             took: start.elapsed(),
             steps: self.steps,
             failed: self.failed,
