@@ -91,11 +91,7 @@ impl Tour {
                 Err(Stop::Broken(error)) => return Err(error),
             }
         }
-        Ok(Ended {
-            took: start.elapsed(),
-            steps: self.steps,
-            failed: self.failed,
-        })
+        Ok(Ended { took: start.elapsed(), steps: self.steps, failed: self.failed })
     }
 
     // Showing.
