@@ -1,9 +1,10 @@
-//! Images: list, import, remove. What takes long answers line by line.
+//! Images: list, inspect, import, pull, remove. What takes long answers line by line.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body as HttpBody;
@@ -12,8 +13,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use forkyard_engine::Engine;
-use forkyard_engine::images::{Progress as Moved, Step};
-use forkyard_engine::model::ImageInfo;
+use forkyard_engine::images::{
+    BadPlatform, ImportOptions, Platform, Progress as Moved, PullOptions, Step,
+};
+use forkyard_engine::model::{ImageDetails, ImageInfo};
 use tokio::sync::mpsc;
 
 use crate::body::Body;
@@ -29,6 +32,13 @@ pub(crate) async fn list(State(engine): Shared) -> Answer<Json<Vec<ImageInfo>>> 
     Ok(Json(engine.images().list()?))
 }
 
+pub(crate) async fn inspect(
+    State(engine): Shared,
+    Path(name): Path<String>,
+) -> Answer<Json<ImageDetails>> {
+    Ok(Json(engine.images().inspect(&name).await?))
+}
+
 pub(crate) async fn remove(State(engine): Shared, Path(name): Path<String>) -> Answer<StatusCode> {
     engine.remove_image(&name).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -39,13 +49,26 @@ pub(crate) async fn import(State(engine): Shared, Body(import): Body<Import>) ->
     if !path.is_absolute() {
         return Err(Failed::new(400, format!("path `{}`: must be absolute", import.path)));
     }
-    Ok(lines(|progress| async move { engine.images().import(path, import.name, progress).await }))
+    let options = ImportOptions { name: import.name, platform: platform(import.platform)? };
+    Ok(lines(|progress| async move { engine.import_image(path, options, progress).await }))
 }
 
 pub(crate) async fn pull(State(engine): Shared, Body(pull): Body<Pull>) -> Answer<Response> {
-    Ok(lines(|progress| async move {
-        engine.images().pull(&pull.reference, pull.platform, pull.plain_http, progress).await
-    }))
+    let mut options = PullOptions {
+        platform: platform(pull.platform)?,
+        plain_http: pull.plain_http,
+        ..PullOptions::default()
+    };
+    if let Some(timeout) = pull.timeout_ms.map(Duration::from_millis) {
+        options.stall_timeout = timeout;
+        options.connect_timeout = options.connect_timeout.min(timeout);
+    }
+    Ok(lines(|progress| async move { engine.pull_image(&pull.reference, options, progress).await }))
+}
+
+fn platform(text: Option<String>) -> Answer<Option<Platform>> {
+    let parsed = text.map(|text| text.parse()).transpose();
+    parsed.map_err(|e: BadPlatform| Failed::new(400, e.to_string()))
 }
 
 /// Does the work in a task of its own, so that it goes on without its client, and answers with a

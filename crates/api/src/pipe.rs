@@ -61,9 +61,12 @@ async fn deliver(
 ) -> io::Result<()> {
     let mut first = Vec::new();
     if let Some(sandbox) = &opening.sandbox {
-        first.extend(json_frame(Kind::Sandbox, sandbox)?);
+        first.extend(json_frame(Kind::Sandbox, &shortened(sandbox))?);
     }
-    first.extend(json_frame(Kind::Started, &opening.command)?);
+    first.extend(json_frame(
+        Kind::Started,
+        &Command { argv: cut(&opening.command.argv), ..opening.command.clone() },
+    )?);
     writer.write_all(&first).await?;
     writer.flush().await?;
     loop {
@@ -126,11 +129,62 @@ async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(Kind, 
     Ok((kind, payload.into()))
 }
 
+/// Of an argument list too long for a frame, as much as is sure to fit: escaped for JSON, a byte
+/// becomes six at most. It is for people to recognise the command by.
+fn cut(argv: &[String]) -> Vec<String> {
+    const MOST: usize = MAX_PAYLOAD / 8;
+    let mut left = MOST;
+    let mut kept = Vec::new();
+    for argument in argv {
+        // Quotes and a comma.
+        left = left.saturating_sub(3);
+        if argument.len() > left {
+            let end = (0..=left).rev().find(|&at| argument.is_char_boundary(at)).unwrap_or(0);
+            kept.push(format!("{}...", argument.get(..end).unwrap_or_default()));
+            break;
+        }
+        left -= argument.len();
+        kept.push(argument.clone());
+    }
+    kept
+}
+
+/// A sandbox without its maker's own texts where these do not fit into a frame; `inspect` has all.
+fn shortened(sandbox: &Sandbox) -> Sandbox {
+    let mut sandbox = sandbox.clone();
+    if serde_json::to_vec(&sandbox).is_ok_and(|json| json.len() > MAX_PAYLOAD) {
+        sandbox.spec.env.clear();
+        sandbox.spec.metadata.clear();
+    }
+    sandbox
+}
+
 fn json_frame<T: Serialize>(kind: Kind, value: &T) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(value)?;
-    // Only an argument list of an absurd length gets here; its tail is of no use to anybody.
-    let json = json.get(..MAX_PAYLOAD).unwrap_or(&json);
+    if json.len() > MAX_PAYLOAD {
+        let what = format!("{kind:?} frame of {} bytes; at most {MAX_PAYLOAD}", json.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
     let mut frame = header(kind, json.len()).to_vec();
-    frame.extend_from_slice(json);
+    frame.extend_from_slice(&json);
     Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_argument_list_fits_into_a_frame() {
+        let long = "\u{1}".repeat(200_000);
+        let many: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
+        let emoji = vec!["\u{1f980}".repeat(50_000)];
+        for argv in [vec!["sh".to_owned(), long], many, emoji] {
+            let kept = cut(&argv);
+            assert_eq!(kept[0].get(..1), argv[0].get(..1));
+            assert!(serde_json::to_vec(&kept).unwrap().len() < MAX_PAYLOAD);
+        }
+        let short = vec!["echo".to_owned(), String::new()];
+        assert_eq!(cut(&short), short);
+    }
 }

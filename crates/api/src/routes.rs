@@ -35,8 +35,9 @@
 //! | `GET /v1/images` | | `[ImageInfo]` |
 //! | `POST /v1/images/pull` | [`Pull`] | lines of JSON [`Progress`] |
 //! | `POST /v1/images/import` | [`Import`] | lines of JSON [`Progress`] |
+//! | `GET /v1/images/{name}` | | `ImageDetails` |
 //! | `DELETE /v1/images/{name}` | | 204 |
-//! | `POST /v1/shutdown` | | 204; refused while sandboxes run unless `?force=true` |
+//! | `POST /v1/shutdown` | | 204; refused while sandboxes run, unless `?force=true`, which removes all sandboxes, or `?keep=true`, which leaves them to the next server |
 //!
 //! `{id}` is an id or a name. File paths are absolute, or relative to the sandbox's working
 //! directory; every file call takes `user=USER` to act as that user. A failure is a JSON
@@ -160,6 +161,10 @@ pub struct Pull {
     /// Speak plain HTTP; loopback registries are spoken to so without it.
     #[serde(default)]
     pub plain_http: bool,
+    /// Give up when the registry sends nothing for this long, in milliseconds; 30 seconds when
+    /// absent.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
 }
 
 /// Body of `POST /v1/images/import`.
@@ -171,6 +176,9 @@ pub struct Import {
     /// The image's name; from the archive, else from the path, when absent.
     #[serde(default)]
     pub name: Option<String>,
+    /// `OS/ARCH[/VARIANT]`; the host's when absent.
+    #[serde(default)]
+    pub platform: Option<String>,
 }
 
 /// A line of a pull's or an import's answer. The last is `Done` or `Error`.

@@ -9,9 +9,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 use forkyard_engine::Engine;
-use forkyard_engine::model::State as SandboxState;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -189,7 +188,7 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
         .route("/v1/images", get(images::list))
         .route("/v1/images/pull", post(images::pull))
         .route("/v1/images/import", post(images::import))
-        .route("/v1/images/{*name}", delete(images::remove))
+        .route("/v1/images/{*name}", get(images::inspect).delete(images::remove))
         .route("/v1/shutdown", post(shutdown).with_state((Arc::clone(&engine), activity)))
         .fallback(async || Failed::new(404, "no such path in the API"))
         .method_not_allowed_fallback(async || Failed::new(405, "this path has no such method"))
@@ -199,8 +198,12 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
 
 #[derive(Deserialize)]
 struct Shutdown {
+    /// Remove all sandboxes first.
     #[serde(default)]
     force: bool,
+    /// Leave them to the next server.
+    #[serde(default)]
+    keep: bool,
 }
 
 async fn shutdown(
@@ -210,11 +213,16 @@ async fn shutdown(
     if shutdown.force {
         engine.delete_all().await?;
         engine.settle().await;
-    } else if engine.alive() > 0 {
-        let running =
-            engine.list().iter().filter(|sandbox| sandbox.state() == SandboxState::Running).count();
-        let mut failed = Failed::new(409, format!("stopping the server: {running} sandboxes run"));
-        failed.0.hint = Some("`forkyard stop --force` removes them".to_owned());
+    } else if engine.alive() > 0 && !shutdown.keep {
+        let said = match engine.alive() {
+            1 => "1 sandbox runs".to_owned(),
+            running => format!("{running} sandboxes run"),
+        };
+        let mut failed = Failed::new(409, format!("stopping the server: {said}"));
+        failed.0.hint = Some(
+            "`forkyard stop --keep` leaves them to the next server, `--force` removes them"
+                .to_owned(),
+        );
         return Err(failed);
     }
     activity.stop.notify_one();

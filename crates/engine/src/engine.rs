@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,9 +17,11 @@ use crate::clock::now;
 use crate::command::RunningCommand;
 use crate::error::{Error, Result};
 use crate::ids::{Mode, SLOTS};
-use crate::images::{Images, Rootfs};
+use crate::images::{Added, Images, ImportOptions, Progress, PullOptions, Rootfs};
 use crate::layout::Layout;
-use crate::model::{CommandSpec, Event, Net, Sandbox, SandboxId, SandboxSpec, State, Usage};
+use crate::model::{
+    CommandSpec, Event, ImageInfo, Net, Sandbox, SandboxId, SandboxSpec, State, Usage,
+};
 use crate::sandbox::{Internal, LiveSandbox, as_record};
 use crate::spawner::Spawner;
 use crate::store::{Record, Store};
@@ -102,14 +104,49 @@ impl Engine {
         &self.images
     }
 
-    /// Removes an image that no sandbox is made from.
+    /// Imports an image from a path on the host; `progress` is called from other threads.
+    pub async fn import_image(
+        &self,
+        path: PathBuf,
+        options: ImportOptions,
+        progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<ImageInfo> {
+        self.added(self.images.import(path, options, progress).await?).await
+    }
+
+    /// Pulls an image from a registry; `progress` is called from other threads.
+    pub async fn pull_image(
+        &self,
+        reference: &str,
+        options: PullOptions,
+        progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<ImageInfo> {
+        self.added(self.images.pull(reference, options, progress).await?).await
+    }
+
+    /// An image that takes another one's name leaves that one's layers to nobody.
+    async fn added(&self, added: Added) -> Result<ImageInfo> {
+        if added.replaced {
+            self.images.sweep(self.mounted()).await?;
+        }
+        Ok(added.info)
+    }
+
+    /// Removes an image that no sandbox is made from, and all layers that nothing uses any more.
     pub async fn remove_image(&self, name: &str) -> Result<()> {
         let image = self.images.find(name)?.name;
         let same = |used: &str| self.images.find(used).is_ok_and(|found| found.name == image);
         if let Some(user) = self.list().iter().find(|live| same(&live.info().image)) {
             return Err(Error::ImageInUse { image, sandbox: user.id().to_string() });
         }
-        self.images.remove(&image).await
+        self.images.forget(&image)?;
+        self.images.sweep(self.mounted()).await
+    }
+
+    /// What the mounts of all sandboxes are made of.
+    fn mounted(&self) -> BTreeSet<PathBuf> {
+        let sources = |live: &Arc<LiveSandbox>| live.internal().sources;
+        self.list().iter().flat_map(sources).map(|source| source.path.into()).collect()
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -169,6 +206,10 @@ impl Engine {
         ephemeral: bool,
     ) -> Result<(Arc<LiveSandbox>, Arc<RunningCommand>)> {
         let (sandbox, ready) = self.begin(spec, Purpose::Run { ephemeral }).await?;
+        let mut command = command;
+        if command.entrypoint.is_none() && !command.argv.is_empty() {
+            command.entrypoint = Some(sandbox.internal().entrypoint);
+        }
         let result = async {
             // Already on its way while the sandbox is being set up.
             let later = sandbox.start_later(command).await?;
@@ -281,6 +322,7 @@ impl Engine {
             overlays: rootfs.overlays,
             sources,
             group: None,
+            entrypoint: config.entrypoint,
             default_argv: config.argv,
             ephemeral: false,
             oom_kills: 0,

@@ -2,6 +2,7 @@
 
 use forkyard_guest::files::proto::{FileError, FileErrorKind};
 use forkyard_guest::proto::{Failure, InitError, StartError};
+use forkyard_image::{DocumentError, ImportError, PullError};
 
 use crate::cgroup;
 
@@ -183,12 +184,43 @@ macro_rules! image_errors {
     )*};
 }
 
-image_errors!(
-    forkyard_image::StoreError,
-    forkyard_image::ImportError,
-    forkyard_image::PullError,
-    forkyard_image::host::HostError
-);
+image_errors!(forkyard_image::StoreError, forkyard_image::host::HostError);
+
+/// What to do about an image for another platform.
+const PLATFORM: &str = "`--platform OS/ARCH` takes an image for another platform; this machine may \
+                        not be able to run its programs";
+
+impl From<ImportError> for Error {
+    fn from(error: ImportError) -> Self {
+        let hint = match &error {
+            ImportError::Document { error: DocumentError::NoPlatform { .. }, .. } => Some(PLATFORM),
+            ImportError::Several(_) => Some("`forkyard image import PATH NAME` takes one of them"),
+            _ => None,
+        };
+        Self::Image { message: error.to_string(), hint: hint.map(str::to_owned) }
+    }
+}
+
+impl From<PullError> for Error {
+    fn from(error: PullError) -> Self {
+        let hint = match &error {
+            PullError::Document { error: DocumentError::NoPlatform { .. }, .. } => Some(PLATFORM),
+            PullError::Connect { .. } => {
+                Some("check the registry's name; `--plain-http` for one without TLS")
+            }
+            PullError::Denied { .. } => Some(
+                "check the image's name; `docker login REGISTRY`, or Docker's `config.json` \
+                 written by hand, gives the credentials",
+            ),
+            PullError::NotFound(_) => Some("check the image's name and tag"),
+            PullError::Cut { .. } | PullError::Stalled { .. } => {
+                Some("pull again: it goes on from what came")
+            }
+            _ => None,
+        };
+        Self::Image { message: error.to_string(), hint: hint.map(str::to_owned) }
+    }
+}
 
 impl From<InitError> for Error {
     fn from(error: InitError) -> Self {

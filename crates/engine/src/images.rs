@@ -1,20 +1,19 @@
 //! The images of a store, and what a sandbox's root is made of.
 
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use forkyard_guest::proto::{MountSource, Overlay};
 use forkyard_image::host::{self, HostImage};
-use forkyard_image::{
-    BadPlatform, Hold, Image, ImportOptions, Layer, LayerStore, Limits, Ownership, PullOptions,
-};
-pub use forkyard_image::{Progress, Step};
+pub use forkyard_image::{BadPlatform, ImportOptions, Platform, Progress, PullOptions, Step};
+use forkyard_image::{Hold, Image, Layer, LayerStore, Limits, Ownership, StoreError};
 
 use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::layout::Layout;
-use crate::model::ImageInfo;
+use crate::model::{ImageConfig, ImageDetails, ImageInfo};
 use crate::spawner::Spawner;
 use crate::store::Store;
 use crate::unpack::SpawnerUnpacker;
@@ -37,6 +36,14 @@ pub struct Images {
     host: Mutex<Option<(Instant, Arc<HostImage>)>>,
 }
 
+/// An image that was just added.
+#[derive(Debug)]
+pub(crate) struct Added {
+    pub(crate) info: ImageInfo,
+    /// Whether another one had its name.
+    pub(crate) replaced: bool,
+}
+
 /// What a sandbox's root is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Rootfs {
@@ -53,6 +60,8 @@ pub(crate) struct RunConfig {
     pub(crate) env: Vec<String>,
     pub(crate) user: Option<String>,
     pub(crate) workdir: Option<String>,
+    pub(crate) entrypoint: Vec<String>,
+    /// The entrypoint, then the command.
     pub(crate) argv: Vec<String>,
 }
 
@@ -87,15 +96,44 @@ impl Images {
         self.store.images()?.into_iter().map(|(_, at, json)| Ok(info(&parse(&json)?, at))).collect()
     }
 
-    /// Imports an image from a path on the host; `progress` is called from other threads.
-    pub async fn import(
+    /// Everything about an image, `host` too.
+    pub async fn inspect(&self, name: &str) -> Result<ImageDetails> {
+        if name == HOST {
+            let host = self.host().await?;
+            let trees = std::iter::once(&host.skeleton).chain(&host.trees);
+            return Ok(ImageDetails {
+                name: HOST.to_owned(),
+                digest: String::new(),
+                platform: Some(forkyard_image::Platform::host().to_string()),
+                size: 0,
+                created_at: None,
+                layers: trees.map(|tree| tree.display().to_string()).collect(),
+                config: ImageConfig::default(),
+            });
+        }
+        let (image, at) = self.find_dated(name)?;
+        let layer = |layer: &Layer| match layer {
+            Layer::Stored(digest) => digest.to_string(),
+            Layer::Directory(path) => path.display().to_string(),
+        };
+        Ok(ImageDetails {
+            digest: image.digest.as_ref().map(ToString::to_string).unwrap_or_default(),
+            platform: image.platform.as_ref().map(ToString::to_string),
+            size: image.size,
+            created_at: Some(at),
+            layers: image.layers.iter().map(layer).collect(),
+            config: image.config,
+            name: image.name,
+        })
+    }
+
+    pub(crate) async fn import(
         &self,
         path: PathBuf,
-        name: Option<String>,
+        options: ImportOptions,
         progress: impl Fn(Progress) + Send + Sync + 'static,
-    ) -> Result<ImageInfo> {
+    ) -> Result<Added> {
         let (layers, unpacker) = (self.layers.clone(), self.unpacker.clone());
-        let options = ImportOptions { name, platform: None };
         let fetched = tokio::task::spawn_blocking(move || {
             forkyard_image::import(&path, &options, &layers, &unpacker, &progress)
         });
@@ -103,17 +141,12 @@ impl Images {
         self.add(&fetched.image, fetched.holds)
     }
 
-    /// Pulls an image from a registry; `progress` is called from other threads.
-    pub async fn pull(
+    pub(crate) async fn pull(
         &self,
         reference: &str,
-        platform: Option<String>,
-        plain_http: bool,
+        options: PullOptions,
         progress: impl Fn(Progress) + Send + Sync + 'static,
-    ) -> Result<ImageInfo> {
-        let platform = platform.map(|text| text.parse()).transpose();
-        let platform = platform.map_err(|e: BadPlatform| Error::Invalid(e.to_string()))?;
-        let options = PullOptions { platform, plain_http, ..PullOptions::default() };
+    ) -> Result<Added> {
         let (layers, unpacker) = (self.layers.clone(), self.unpacker.clone());
         let reference = reference.to_owned();
         // On a thread of its own: digests of gigabytes are no work for the server's.
@@ -128,7 +161,7 @@ impl Images {
     }
 
     /// Writes an image down; `holds` keep its layers until then.
-    fn add(&self, image: &Image, holds: Vec<Hold>) -> Result<ImageInfo> {
+    fn add(&self, image: &Image, holds: Vec<Hold>) -> Result<Added> {
         if image.layers.len() > LAYERS_MAX {
             return Err(Error::Invalid(format!(
                 "image {}: {} layers, at most {LAYERS_MAX}",
@@ -140,29 +173,39 @@ impl Images {
             return Err(Error::Invalid("image name `host`: it is this machine's own".to_owned()));
         }
         let json = serde_json::to_string(image).map_err(|e| Error::Invalid(e.to_string()))?;
+        let replaced = self.store.image(&image.name)?.is_some_and(|before| before != json);
         self.store.put_image(&image.name, &json)?;
         drop(holds);
-        Ok(info(image, crate::clock::now()))
+        Ok(Added { info: info(image, crate::clock::now()), replaced })
     }
 
-    /// Removes an image and the layers that no other one has.
-    pub async fn remove(&self, name: &str) -> Result<()> {
-        let image = self.find(name)?;
-        self.store.remove_image(&image.name)?;
-        let mut used = Vec::new();
+    /// Forgets an image; its layers are [`Images::sweep`]'s to remove.
+    pub(crate) fn forget(&self, name: &str) -> Result<()> {
+        self.store.remove_image(name).map(drop)
+    }
+
+    /// Removes the layers that no image has and no sandbox is made of: `mounted` are the
+    /// directories that sandboxes are made of. What is being pulled or imported stays.
+    pub(crate) async fn sweep(&self, mounted: BTreeSet<PathBuf>) -> Result<()> {
+        let mut used = HashSet::new();
         for (_, _, json) in self.store.images()? {
             used.extend(parse(&json)?.layers);
         }
         let (layers, unpacker) = (self.layers.clone(), self.unpacker.clone());
         let removed = tokio::task::spawn_blocking(move || {
-            for layer in image.layers.iter().filter(|layer| !used.contains(layer)) {
-                if let Layer::Stored(digest) = layer {
-                    layers.remove(digest, &unpacker)?;
+            for facts in layers.list()? {
+                let layer = Layer::Stored(facts.diff_id.clone());
+                if used.contains(&layer) || mounted.contains(&layer.path(&layers)) {
+                    continue;
+                }
+                match layers.remove(&facts.diff_id, &unpacker) {
+                    Ok(()) | Err(StoreError::Busy(_)) => {}
+                    Err(error) => return Err(error),
                 }
             }
             Ok(())
         });
-        removed.await.map_err(joined)?.map_err(|e: forkyard_image::StoreError| e.into())
+        Ok(removed.await.map_err(joined)??)
     }
 
     /// The image of this name; the tag `latest` may be left out.
@@ -174,6 +217,13 @@ impl Images {
             }
         }
         Err(Error::NoImage(name.to_owned()))
+    }
+
+    /// The same with the time when it was added.
+    fn find_dated(&self, name: &str) -> Result<(Image, u64)> {
+        let image = self.find(name)?;
+        let listed = self.store.images()?.into_iter().find(|(listed, ..)| *listed == image.name);
+        Ok((image, listed.map_or(0, |(_, at, _)| at)))
     }
 
     /// What a sandbox of this image is made of.
@@ -199,7 +249,8 @@ impl Images {
                 env: config.env,
                 user: config.user,
                 workdir: config.workdir,
-                argv: [config.entrypoint, config.cmd].concat(),
+                argv: [config.entrypoint.as_slice(), &config.cmd].concat(),
+                entrypoint: config.entrypoint,
             },
             landlock: false,
         })

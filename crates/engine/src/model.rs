@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+pub use forkyard_image::ImageConfig;
 use serde::{Deserialize, Serialize};
 
 /// Identifies a sandbox for ever: 12 characters, `0-9a-z`, sorted by time of creation.
@@ -160,6 +161,9 @@ pub struct CommandSpec {
     /// Program and arguments. Exactly one of `argv` and `shell` is given; with neither, the
     /// image's entrypoint and command are run (only in `run`).
     pub argv: Vec<String>,
+    /// Put before `argv`. In `run` the image's when absent, and when given the image's own command
+    /// is left out, as Docker has it; elsewhere nothing when absent.
+    pub entrypoint: Option<Vec<String>>,
     /// A line for the sandbox's shell.
     pub shell: Option<String>,
     /// Variables added to the sandbox's.
@@ -267,6 +271,26 @@ pub struct ImageInfo {
     pub layers: usize,
     /// When it was added.
     pub created_at: u64,
+}
+
+/// An image as `image inspect` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageDetails {
+    /// Its name.
+    pub name: String,
+    /// As in [`ImageInfo`].
+    pub digest: String,
+    /// `OS/ARCH[/VARIANT]` that it was built for; none where nothing says.
+    pub platform: Option<String>,
+    /// Bytes of its layers on disk, unpacked.
+    pub size: u64,
+    /// When it was added; never for `host`.
+    pub created_at: Option<u64>,
+    /// Its layers, the bottom one first: digests of their uncompressed archives, or paths of
+    /// directories of the host that are used in place.
+    pub layers: Vec<String>,
+    /// How to run something in it.
+    pub config: ImageConfig,
 }
 
 /// A name that no sandbox can have, or text that is no id.

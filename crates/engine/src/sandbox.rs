@@ -41,6 +41,9 @@ pub(crate) struct Internal {
     pub(crate) sources: Vec<MountSource>,
     /// Its cgroups.
     pub(crate) group: Option<Group>,
+    /// The image's entrypoint.
+    #[serde(default)]
+    pub(crate) entrypoint: Vec<String>,
     /// Arguments of a command that names none: the image's entrypoint, then its command.
     pub(crate) default_argv: Vec<String>,
     /// Made for one command, to be removed with it.
@@ -569,10 +572,15 @@ pub(crate) fn as_record(sandbox: &Sandbox, internal: &Internal) -> Result<Record
 
 /// Checks a command and turns it into what init takes.
 fn to_start(spec: CommandSpec, default_argv: &[String]) -> Result<Start> {
+    let mut argv = spec.entrypoint.clone().unwrap_or_default();
+    argv.extend(spec.argv.iter().cloned());
     let (argv, shell) = match (spec.argv.is_empty(), spec.shell) {
-        (false, None) => (spec.argv, false),
+        (false, None) => (argv, false),
         (true, Some(line)) => (vec![line], true),
-        (true, None) if !default_argv.is_empty() => (default_argv.to_vec(), false),
+        (true, None) if !argv.is_empty() => (argv, false),
+        (true, None) if spec.entrypoint.is_none() && !default_argv.is_empty() => {
+            (default_argv.to_vec(), false)
+        }
         (true, None) => return Err(Error::Invalid("no command given".to_owned())),
         (false, Some(_)) => {
             return Err(Error::Invalid("both `argv` and `shell` given: give one".to_owned()));

@@ -59,7 +59,7 @@ pub(crate) enum Command {
     Reset(Ids),
     /// Remove sandboxes, running ones too
     Rm(RmOptions),
-    /// Pull, import, list and remove images
+    /// Pull, import, list, show and remove images
     #[command(subcommand)]
     Image(ImageCommand),
     /// See what forkyard does, on this machine, in seconds
@@ -71,7 +71,7 @@ pub(crate) enum Command {
     ///
     /// There is seldom a need to: other commands start it when none is running.
     Serve(ServeOptions),
-    /// Shut the server down
+    /// Shut the server down, if no sandbox runs
     Stop(StopOptions),
     /// Show what this machine offers to sandboxes, what is missing, and how to get it
     Doctor(JsonOption),
@@ -119,13 +119,17 @@ pub(crate) struct RunOptions {
     /// Kill the command after this long: 30s, 5m, 1h30m (exit code 124)
     #[arg(long, value_parser = values::duration)]
     pub(crate) timeout: Option<Duration>,
+    /// Put this before the command in place of the image's entrypoint; nothing when empty
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "shell")]
+    pub(crate) entrypoint: Option<String>,
     /// Keep the sandbox afterwards
     #[arg(long)]
     pub(crate) keep: bool,
     /// Delete the sandbox afterwards (what happens without this, too)
     #[arg(long = "rm", conflicts_with = "keep")]
     pub(crate) _remove: bool,
-    /// The command and its arguments; the image's own when there are none
+    /// The command and its arguments, put behind the image's entrypoint where it has one; the
+    /// image's own command when there are none
     #[arg(last = true)]
     pub(crate) command: Vec<String>,
 }
@@ -327,22 +331,27 @@ pub(crate) enum ImageCommand {
         /// OS/ARCH[/VARIANT]; this machine's when absent
         #[arg(long)]
         platform: Option<String>,
-        /// Speak plain HTTP to the registry
+        /// Speak plain HTTP to the registry; loopback ones are spoken to so in any case
         #[arg(long)]
         plain_http: bool,
-        /// No progress
-        #[arg(short, long)]
-        quiet: bool,
+        /// Give up when the registry sends nothing for this long
+        #[arg(long, default_value = "30s", value_parser = values::duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: FetchOutput,
     },
     /// Make an image of a directory, an OCI layout, or a tar archive
     Import {
         /// A directory, an OCI layout, an archive of `docker save`, or a tar of a root file system
         path: PathBuf,
-        /// The image's name; from the archive, else from the path, when absent
+        /// The image's name; from the archive, else from the path, when absent. Of an archive with
+        /// several images, the one of this name is taken
         name: Option<String>,
-        /// No progress
-        #[arg(short, long)]
-        quiet: bool,
+        /// OS/ARCH[/VARIANT]; this machine's when absent
+        #[arg(long)]
+        platform: Option<String>,
+        #[command(flatten)]
+        output: FetchOutput,
     },
     /// List images
     #[command(visible_alias = "list")]
@@ -353,7 +362,15 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         json: JsonOption,
     },
-    /// Remove images
+    /// Show everything about images
+    Inspect {
+        /// Their names
+        #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        names: Vec<String>,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Remove images that no sandbox is made from
     Rm {
         /// Their names
         #[arg(required = true, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -362,6 +379,17 @@ pub(crate) enum ImageCommand {
         #[arg(short, long)]
         force: bool,
     },
+}
+
+/// What a pull or an import shows.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct FetchOutput {
+    /// No progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Print the image as JSON, not its name alone
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -376,9 +404,12 @@ pub(crate) struct ServeOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct StopOptions {
-    /// Even while sandboxes run: they are removed
+    /// Remove all sandboxes first, running ones too
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub(crate) force: bool,
+    /// Leave running sandboxes as they are; the next server takes them over
+    #[arg(short, long, conflicts_with = "force")]
+    pub(crate) keep: bool,
 }
 
 /// The command line of this process.

@@ -10,7 +10,7 @@ mod server;
 mod session;
 mod top;
 
-use crate::args::{Cli, Command, ImageCommand};
+use crate::args::{Cli, Command};
 use crate::client::Client;
 use crate::error::Error;
 use crate::paths::{Paths, Surroundings};
@@ -64,20 +64,8 @@ async fn ask(client: &Client, command: Command) -> Result<u8, Error> {
         Command::Kill(options) => jobs::kill(client, &options).await?,
         Command::Top(options) => top::top(client, &options).await?,
         Command::Cp(options) => copy::cp(client, &options).await?,
-
-        Command::Image(ImageCommand::Pull { reference, platform, plain_http, quiet }) => {
-            images::pull(client, reference, platform, plain_http, quiet).await?;
-        }
-        Command::Image(ImageCommand::Import { path, name, quiet }) => {
-            images::import(client, &path, name, quiet).await?;
-        }
-        Command::Image(ImageCommand::Ls { quiet, json }) => {
-            images::ls(client, quiet, json.json).await?;
-        }
-        Command::Image(ImageCommand::Rm { names, force }) => {
-            images::rm(client, &names, force).await?;
-        }
-        Command::Stop(options) => server::stop(client, options.force).await?,
+        Command::Image(command) => images::image(client, command).await?,
+        Command::Stop(options) => server::stop(client, &options).await?,
         Command::Version(json) => server::version(client, json.json).await?,
         // They need no server; `dispatch` has them.
         Command::Serve(_)

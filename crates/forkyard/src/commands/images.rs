@@ -1,52 +1,55 @@
-//! Images: pull, import, list, remove.
+//! Images: pull, import, list, show, remove.
 
 use std::path::Path;
 
 use forkyard_api::routes::{Import, Progress, Pull};
-use forkyard_engine::model::ImageInfo;
+use forkyard_engine::model::{ImageDetails, ImageInfo};
 use hyper::Method;
 
 use super::each;
+use crate::args::{FetchOutput, ImageCommand};
 use crate::client::{Client, Lines, Url};
 use crate::error::Error;
 use crate::render::{self, ProgressView, Table};
 
-/// `forkyard image pull`
-pub(super) async fn pull(
-    client: &Client,
-    reference: String,
-    platform: Option<String>,
-    plain_http: bool,
-    quiet: bool,
-) -> Result<(), Error> {
-    let body = Pull { reference, platform, plain_http };
-    let lines = client.lines(Url::new("/v1/images/pull"), &body).await?;
-    finish(lines, ProgressView::new(quiet)).await
+/// `forkyard image ...`
+pub(super) async fn image(client: &Client, command: ImageCommand) -> Result<(), Error> {
+    match command {
+        ImageCommand::Pull { reference, platform, plain_http, timeout, output } => {
+            let timeout_ms = Some(timeout.as_millis() as u64);
+            let body = Pull { reference, platform, plain_http, timeout_ms };
+            let lines = client.lines(Url::new("/v1/images/pull"), &body).await?;
+            finish(lines, output).await
+        }
+        ImageCommand::Import { path, name, platform, output } => {
+            let body = Import { path: absolute(&path)?, name, platform };
+            let lines = client.lines(Url::new("/v1/images/import"), &body).await?;
+            finish(lines, output).await
+        }
+        ImageCommand::Ls { quiet, json } => ls(client, quiet, json.json).await,
+        ImageCommand::Inspect { names, json } => inspect(client, &names, json.json).await,
+        ImageCommand::Rm { names, force } => {
+            let url = |name: &str| Url::new("/v1/images").part(name);
+            let remove = async |name: String| client.call(Method::DELETE, url(&name)).await;
+            each(&names, force, remove).await
+        }
+    }
 }
 
-/// `forkyard image import`
-pub(super) async fn import(
-    client: &Client,
-    path: &Path,
-    name: Option<String>,
-    quiet: bool,
-) -> Result<(), Error> {
+/// The path as the server, which has another working directory, finds it.
+fn absolute(path: &Path) -> Result<String, Error> {
     let shown = path.display().to_string();
-    let absolute = std::fs::canonicalize(path)
+    std::fs::canonicalize(path)
         .map_err(|e| Error::io(format!("import {shown}"), e))?
         .into_os_string()
         .into_string()
         .map_err(|_| Error::Usage {
             what: format!("import {shown}: its path is not UTF-8"),
             hint: Some("rename it, or link to it".to_owned()),
-        })?;
-    let lines =
-        client.lines(Url::new("/v1/images/import"), &Import { path: absolute, name }).await?;
-    finish(lines, ProgressView::new(quiet)).await
+        })
 }
 
-/// `forkyard image ls`
-pub(super) async fn ls(client: &Client, quiet: bool, json: bool) -> Result<(), Error> {
+async fn ls(client: &Client, quiet: bool, json: bool) -> Result<(), Error> {
     let images: Vec<ImageInfo> = client.get(Url::new("/v1/images")).await?;
     if json {
         return render::json(&images);
@@ -57,20 +60,27 @@ pub(super) async fn ls(client: &Client, quiet: bool, json: bool) -> Result<(), E
     render::data(list(&images, render::now()).as_bytes())
 }
 
-/// `forkyard image rm`
-pub(super) async fn rm(client: &Client, names: &[String], force: bool) -> Result<(), Error> {
-    let remove =
-        async |name: String| client.call(Method::DELETE, Url::new("/v1/images").part(&name)).await;
-    each(names, force, remove).await
+async fn inspect(client: &Client, names: &[String], json: bool) -> Result<(), Error> {
+    let mut images = Vec::new();
+    for name in names {
+        images.push(client.get::<ImageDetails>(Url::new("/v1/images").part(name)).await?);
+    }
+    if json {
+        return render::json(&images);
+    }
+    let now = render::now();
+    let cards: Vec<String> = images.iter().map(|image| card(image, now)).collect();
+    render::data(cards.join("\n").as_bytes())
 }
 
 /// Shows progress to its end, and prints the image's name.
-async fn finish(mut lines: Lines, mut view: ProgressView) -> Result<(), Error> {
+async fn finish(mut lines: Lines, output: FetchOutput) -> Result<(), Error> {
+    let mut view = ProgressView::new(output.quiet);
     while let Some(progress) = lines.next::<Progress>().await? {
         match progress {
             Progress::Done { image } => {
                 drop(view);
-                return render::line(&image.name);
+                return if output.json { render::json(&image) } else { render::line(&image.name) };
             }
             Progress::Error { error } => return Err(Error::Server(error)),
             other => view.update(&other),
@@ -92,4 +102,81 @@ fn list(images: &[ImageInfo], now: u64) -> String {
         ]);
     }
     table.text()
+}
+
+fn card(image: &ImageDetails, now: u64) -> String {
+    let mut table = Table::bare();
+    let mut add = |name: &str, value: String| {
+        if !value.is_empty() {
+            table.row([format!("{name}:"), value]);
+        }
+    };
+    let config = &image.config;
+    add("Name", image.name.clone());
+    add("Digest", image.digest.clone());
+    add("Platform", image.platform.clone().unwrap_or_default());
+    add("Size", render::size(image.size));
+    let added =
+        image.created_at.map(|at| format!("{} ({})", render::time(at), render::age(now, at)));
+    add("Added", added.unwrap_or_default());
+    add("User", config.user.clone().unwrap_or_default());
+    add("Directory", config.workdir.clone().unwrap_or_default());
+    add("Entrypoint", words(&config.entrypoint));
+    add("Command", words(&config.cmd));
+    for variable in &config.env {
+        add("Variable", variable.clone());
+    }
+    for (key, value) in &config.labels {
+        add("Label", format!("{key}={value}"));
+    }
+    for layer in &image.layers {
+        add("Layer", layer.clone());
+    }
+    table.text()
+}
+
+/// Arguments so that one can tell where each ends.
+fn words(arguments: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    let word = |argument: &String| match argument.chars().all(plain) && !argument.is_empty() {
+        true => argument.clone(),
+        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    };
+    arguments.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forkyard_engine::model::ImageConfig;
+
+    #[test]
+    fn a_card_tells_how_to_run_something_in_the_image() {
+        let image = ImageDetails {
+            name: "app:1".to_owned(),
+            digest: "sha256:00".to_owned(),
+            platform: Some("linux/amd64".to_owned()),
+            size: 3 << 20,
+            created_at: Some(1_000),
+            layers: vec!["sha256:01".to_owned(), "/srv/root".to_owned()],
+            config: ImageConfig {
+                env: vec!["PATH=/bin".to_owned()],
+                user: Some("app".to_owned()),
+                entrypoint: vec!["/bin/sh".to_owned(), "-c".to_owned(), "it's".to_owned()],
+                ..ImageConfig::default()
+            },
+        };
+        insta::assert_snapshot!(card(&image, 61_000), @r"
+        Name:         app:1
+        Digest:       sha256:00
+        Platform:     linux/amd64
+        Size:         3 MiB
+        Added:        1970-01-01 00:00:01Z (1 minute ago)
+        User:         app
+        Entrypoint:   /bin/sh -c 'it'\''s'
+        Variable:     PATH=/bin
+        Layer:        sha256:01
+        Layer:        /srv/root
+        ");
+    }
 }

@@ -34,6 +34,10 @@ pub(super) async fn run(client: &Client, options: RunOptions) -> Result<u8, Erro
         sandbox: options.sandbox.spec(options.image)?,
         command: CommandSpec {
             argv: options.command,
+            entrypoint: options.entrypoint.map(|program| match program.as_str() {
+                "" => Vec::new(),
+                _ => vec![program],
+            }),
             shell: options.shell,
             tty: options.stdio.terminal(),
             stdin: options.stdio.interactive,
@@ -52,6 +56,7 @@ pub(super) async fn run(client: &Client, options: RunOptions) -> Result<u8, Erro
 pub(super) async fn exec(client: &Client, options: ExecOptions) -> Result<u8, Error> {
     let spec = CommandSpec {
         argv: options.command,
+        entrypoint: None,
         shell: options.shell,
         env: options.options.variables()?,
         cwd: options.options.workdir,

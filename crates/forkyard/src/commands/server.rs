@@ -5,7 +5,7 @@ use forkyard_sys::host::Host;
 use hyper::Method;
 use serde::Serialize;
 
-use crate::args::ServeOptions;
+use crate::args::{ServeOptions, StopOptions};
 use crate::client::{Client, Url};
 use crate::error::Error;
 use crate::paths::Paths;
@@ -23,9 +23,13 @@ pub(super) fn serve(paths: Paths, options: ServeOptions) -> Result<(), Error> {
 }
 
 /// `forkyard stop`
-pub(super) async fn stop(client: &Client, force: bool) -> Result<(), Error> {
+pub(super) async fn stop(client: &Client, options: &StopOptions) -> Result<(), Error> {
     let url = Url::new("/v1/shutdown");
-    let url = if force { url.query("force", "true") } else { url };
+    let url = match options {
+        StopOptions { force: true, .. } => url.query("force", "true"),
+        StopOptions { keep: true, .. } => url.query("keep", "true"),
+        _ => url,
+    };
     if !client.call_if_running(Method::POST, url).await? {
         render::note("no server runs");
     }
