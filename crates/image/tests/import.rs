@@ -7,8 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Layout, Store, TestLayer, contents, gzip, host_platform, program, tar_of};
+use common::{Layout, Store, TestLayer, contents, host_platform, program};
 use forkyard_image::{Fetched, ImportError, ImportOptions, InProcess, Layer, import};
+use forkyard_testkit::oci::{gzip, tar_of};
 
 fn run(path: &Path, store: &Store) -> Result<Fetched, ImportError> {
     run_named(path, store, None)

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::registry::{Mood, Proxy, Registry};
-use common::{Layout, Store, TestLayer, contents, host_platform, noise};
+use common::{Layout, Store, TestLayer, contents, host_platform};
 use forkyard_image::{Fetched, InProcess, Progress, PullError, PullOptions, Step, pull};
+use forkyard_testkit::oci::noise;
+use forkyard_testkit::registry::{Mood, Proxy, Registry};
 
 /// A pull as the server does it: on a runtime of one thread.
 fn run(reference: &str, store: &Store, options: &PullOptions) -> Result<Fetched, PullError> {

@@ -36,7 +36,9 @@ pub mod docs;
 pub mod http;
 pub mod image;
 pub mod leaks;
+pub mod oci;
 pub mod poll;
+pub mod registry;
 pub mod run;
 pub mod server;
 

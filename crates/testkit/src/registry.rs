@@ -3,56 +3,59 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::program;
+use crate::{find_program, print_skip};
 
 /// `user:letmein`, as `htpasswd -B` writes it.
 const HTPASSWD: &str = "user:$2b$05$abcdefghijklmnopqrstuuKwWV7ESJpzKzf9FQg57dBvMuv92X9HS\n";
 
-/// Debian's `docker-registry`; ends with the test.
-pub(crate) struct Registry {
+/// Debian's `docker-registry`; ends when dropped.
+#[derive(Debug)]
+pub struct Registry {
     child: Child,
-    pub(crate) dir: tempfile::TempDir,
-    pub(crate) host: String,
+    /// Its storage.
+    dir: tempfile::TempDir,
+    /// Address and port.
+    pub host: String,
 }
 
 impl Registry {
-    /// Starts one, or says what is missing.
-    pub(crate) fn start() -> Option<Self> {
+    /// Starts one; `None` counts the test as skipped, with the program that is missing.
+    pub fn start() -> Option<Self> {
         Self::start_with("")
     }
 
     /// One that wants a name and a password.
-    pub(crate) fn start_locked() -> Option<Self> {
+    pub fn start_locked() -> Option<Self> {
         Self::start_with("auth:\n  htpasswd:\n    realm: test\n    path: DIR/htpasswd\n")
     }
 
     fn start_with(more: &str) -> Option<Self> {
-        let registry = program("docker-registry")?;
-        program("skopeo")?;
-        let dir = tempfile::tempdir().unwrap();
-        let at = dir.path().to_str().unwrap();
-        fs::write(dir.path().join("htpasswd"), HTPASSWD).unwrap();
+        let registry = needed("docker-registry")?;
+        needed("skopeo")?;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let at = dir.path().to_str().expect("a path in UTF-8");
+        fs::write(dir.path().join("htpasswd"), HTPASSWD).expect("write its configuration");
         let config = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {at}\n\
              http:\n  addr: 127.0.0.1:0\n{}",
             more.replace("DIR", at)
         );
         let path = dir.path().join("config.yml");
-        fs::write(&path, config).unwrap();
+        fs::write(&path, config).expect("write its configuration");
         let mut child = Command::new(registry)
             .arg("serve")
             .arg(&path)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+            .expect("start docker-registry");
+        let mut lines = BufReader::new(child.stderr.take().expect("its stderr")).lines();
         let host = lines.find_map(|line| {
-            let line = line.unwrap();
+            let line = line.ok()?;
             let rest = line.split("listening on ").nth(1)?;
             Some(rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect())
         });
@@ -62,27 +65,37 @@ impl Registry {
     }
 
     /// Copies a tag of a layout into a repository.
-    pub(crate) fn push(&self, layout: &Path, tag: &str, repository: &str) {
+    pub fn push(&self, layout: &Path, tag: &str, repository: &str) {
         let output = Command::new("skopeo")
             .args(["--insecure-policy", "copy", "--all", "--dest-tls-verify=false"])
             .args(["--dest-creds", "user:letmein"])
             .arg(format!("oci:{}:{tag}", layout.display()))
             .arg(format!("docker://{}/{repository}:{tag}", self.host))
             .output()
-            .unwrap();
+            .expect("run skopeo");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Flips a byte in the middle of a blob, behind the registry's back.
-    pub(crate) fn damage(&self, blob: &forkyard_image::Digest) {
+    pub fn damage(&self, blob: &forkyard_image::Digest) {
         let hex = blob.hex();
         let path = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
         let path = self.dir.path().join(path);
-        let mut bytes = fs::read(&path).unwrap();
+        let mut bytes = fs::read(&path).expect("read a blob of the registry");
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        fs::write(path, bytes).unwrap();
+        fs::write(path, bytes).expect("write a blob of the registry");
     }
+}
+
+/// The program's path, or a line that counts the test that runs in this thread as skipped.
+fn needed(name: &str) -> Option<PathBuf> {
+    let found = find_program(name);
+    if found.is_none() {
+        let thread = std::thread::current();
+        print_skip(thread.name().unwrap_or("a test"), name);
+    }
+    found
 }
 
 impl Drop for Registry {
@@ -94,7 +107,7 @@ impl Drop for Registry {
 
 /// How a proxy treats blobs of more than 4 KiB, and who may ask.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Mood {
+pub enum Mood {
     /// As a proxy should.
     Honest,
     /// Closes the connection after this many bytes of a body, once.
@@ -108,16 +121,19 @@ pub(crate) enum Mood {
 }
 
 /// A proxy on loopback before a registry.
-pub(crate) struct Proxy {
-    pub(crate) host: String,
+#[derive(Debug)]
+pub struct Proxy {
+    /// Address and port.
+    pub host: String,
     mood: Arc<Mutex<Mood>>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    pub(crate) fn before(registry: &Registry, mood: Mood) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let host = listener.local_addr().unwrap().to_string();
+    /// A proxy that serves until the test ends.
+    pub fn before(registry: &Registry, mood: Mood) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen on loopback");
+        let host = listener.local_addr().expect("listen on loopback").to_string();
         let (mood, requests) = (Arc::new(Mutex::new(mood)), Arc::new(Mutex::new(Vec::new())));
         let (upstream, own) = (registry.host.clone(), host.clone());
         let shared = (mood.clone(), requests.clone());
@@ -135,13 +151,14 @@ impl Proxy {
         Self { host, mood, requests }
     }
 
-    pub(crate) fn set(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+    /// Changes how it treats what is asked from now on.
+    pub fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
     }
 
     /// Lines of requests since the last call: method, path, and the range asked for.
-    pub(crate) fn take_requests(&self) -> Vec<String> {
-        std::mem::take(&mut *self.requests.lock().unwrap())
+    pub fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -169,8 +186,8 @@ fn serve(
         line.map(|line| line[name.len() + 2..].to_owned())
     };
     let range = field("range").unwrap_or_default();
-    requests.lock().unwrap().push(format!("{} {range}", head[0]));
-    let now = *mood.lock().unwrap();
+    requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{} {range}", head[0]));
+    let now = *mood.lock().unwrap_or_else(PoisonError::into_inner);
     if now == Mood::Token {
         let length = field("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
         let mut body = vec![0; length];
@@ -204,7 +221,7 @@ fn serve(
     match now {
         Mood::CutOnce(at) | Mood::Cut(at) if large => {
             if now == Mood::CutOnce(at) {
-                *mood.lock().unwrap() = Mood::Honest;
+                *mood.lock().unwrap_or_else(PoisonError::into_inner) = Mood::Honest;
             }
             client.write_all(&response[..(body + at).min(response.len())])?;
         }
