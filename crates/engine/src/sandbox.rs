@@ -404,9 +404,11 @@ impl LiveSandbox {
         let ended = self.session_ended.subscribe();
         let mut collected = Collected::default();
         let over = wait_for_shell(ended, session.generation);
+        tokio::pin!(over);
         let run = async {
-            if let Progress::TimeUp = session.settle(until).await? {
-                return Ok((session, Progress::TimeUp));
+            match session.settle(until).await? {
+                Progress::Done(_) => {}
+                other => return Ok((session, other)),
             }
             session.start(line.as_bytes())?;
             let progress = session.wait(&mut collected, until).await?;
@@ -414,8 +416,12 @@ impl LiveSandbox {
         };
         let result = tokio::select! {
             biased;
-            result = run => Ok(result?),
-            code = over => Err(code),
+            result = run => match result? {
+                // Its end is told before its pipes are closed.
+                (_, Progress::Gone) => Err(over.await),
+                other => Ok(other),
+            },
+            code = &mut over => Err(code),
         };
         match result {
             Ok((session, Progress::Done(status))) => {
@@ -424,7 +430,7 @@ impl LiveSandbox {
                 output.oom = status == 128 + 9 && self.had_oom();
                 Ok(output)
             }
-            Ok((mut session, Progress::TimeUp)) => {
+            Ok((mut session, _)) => {
                 let survived = self.interrupt(&mut session, &mut collected).await?;
                 if survived {
                     *slot = Some(session);
@@ -447,19 +453,15 @@ impl LiveSandbox {
     /// Ends the line that runs; whether the shell survived it.
     async fn interrupt(&self, session: &mut Session, collected: &mut Collected) -> Result<bool> {
         let after = session.last_background;
-        for force in [false, true, true] {
-            self.ask(InitBody::Interrupt { after, force }, &[]).await?;
-            let until = Some(Instant::now() + PATIENCE);
-            if let Progress::Done(_) = session.wait(collected, until).await? {
-                return Ok(true);
-            }
-        }
+        let tries = [false, true, true].map(|force| (force, PATIENCE));
         // A shell that runs a loop of its own in function after function: one trap leaves one.
-        for _ in 0..50 {
-            self.ask(InitBody::Interrupt { after, force: true }, &[]).await?;
-            let until = Some(Instant::now() + Duration::from_millis(10));
-            if let Progress::Done(_) = session.wait(collected, until).await? {
-                return Ok(true);
+        let more = [(true, Duration::from_millis(10)); 50];
+        for (force, patience) in tries.into_iter().chain(more) {
+            self.ask(InitBody::Interrupt { after, force }, &[]).await?;
+            match session.wait(collected, Some(Instant::now() + patience)).await? {
+                Progress::Done(_) => return Ok(true),
+                Progress::TimeUp => {}
+                Progress::Gone => return Ok(false),
             }
         }
         self.ask(InitBody::EndSession, &[]).await?;

@@ -44,6 +44,8 @@ pub(crate) enum Progress {
     Done(i32),
     /// The time is up.
     TimeUp,
+    /// The shell is gone: init has closed its ends.
+    Gone,
 }
 
 /// What a line wrote, up to [`OUTPUT_MAX`] of each.
@@ -82,7 +84,7 @@ impl Session {
             self.start(b":")?;
             match self.wait(&mut Collected::default(), until).await? {
                 Progress::Done(_) => self.stale = false,
-                Progress::TimeUp => return Ok(Progress::TimeUp),
+                other => return Ok(other),
             }
         }
         Ok(Progress::Done(0))
@@ -110,14 +112,21 @@ impl Session {
     ) -> Result<Progress> {
         loop {
             // The end first: what the line wrote is in the pipes before its end is told.
-            let status = self.read_done()?;
-            let more = self.drain(collected)?;
-            if let Some(status) = status {
-                while self.drain(collected)? {}
-                return Ok(Progress::Done(status));
+            let told = self.read_done()?;
+            if let Told::End(end) = told {
+                self.drain_rest(collected)?;
+                return Ok(end);
             }
-            if more {
-                // Let others have their turn while a line floods.
+            let taken = self.drain(collected)?;
+            if taken == Taken::Ended {
+                return Ok(Progress::Gone);
+            }
+            if taken == Taken::Some || matches!(told, Told::Other) {
+                // A line that floods has no more time than another, and lets others have their
+                // turn.
+                if until.is_some_and(|until| until <= Instant::now()) {
+                    return Ok(Progress::TimeUp);
+                }
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -141,54 +150,102 @@ impl Session {
         }
     }
 
-    /// Reads the done pipe; the status of the current line when it has ended. The guest can write
-    /// into this pipe: what is not of the form, or of another line, is passed over.
-    fn read_done(&mut self) -> Result<Option<i32>> {
-        let mut buffer = [0; 512];
-        loop {
-            match rustix::io::read(self.done.get_ref(), &mut buffer) {
-                Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(None),
-                Ok(n) => self.partial.extend_from_slice(buffer.get(..n).unwrap_or_default()),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(e) => return Err(Error::io("reading from the session")(e.into())),
-            }
-            while let Some(end) = self.partial.iter().position(|&b| b == b'\n') {
-                let line: Vec<u8> = self.partial.drain(..=end).collect();
-                if let Some((number, status, background)) = parse_done(&line)
-                    && number == self.number
-                {
-                    self.partial.clear();
-                    self.last_background = background;
-                    return Ok(Some(status));
-                }
-            }
-            if self.partial.len() > 4096 {
+    /// Reads what is in the done pipe, up to a page. The guest can write into this pipe: what is
+    /// not of the form, or of another line, is passed over.
+    fn read_done(&mut self) -> Result<Told> {
+        let mut buffer = [0; 4096];
+        let read = match rustix::io::read(self.done.get_ref(), &mut buffer) {
+            Ok(0) => return Ok(Told::End(Progress::Gone)),
+            Ok(read) => read,
+            Err(rustix::io::Errno::AGAIN) => return Ok(Told::Nothing),
+            Err(rustix::io::Errno::INTR) => return Ok(Told::Other),
+            Err(e) => return Err(Error::io("reading from the session")(e.into())),
+        };
+        self.partial.extend_from_slice(buffer.get(..read).unwrap_or_default());
+        while let Some(end) = self.partial.iter().position(|&b| b == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            if let Some((number, status, background)) = parse_done(&line)
+                && number == self.number
+            {
                 self.partial.clear();
+                self.last_background = background;
+                return Ok(Told::End(Progress::Done(status)));
             }
         }
+        if self.partial.len() > 4096 {
+            self.partial.clear();
+        }
+        Ok(Told::Other)
     }
 
-    /// Takes what is in the output pipes, a chunk of each; whether there was any.
-    fn drain(&self, collected: &mut Collected) -> Result<bool> {
-        let mut any = false;
+    /// Takes what is in the output pipes, a chunk of each.
+    fn drain(&self, collected: &mut Collected) -> Result<Taken> {
+        let mut taken = Taken::Nothing;
         for (pipe, bytes) in self.outputs.iter().zip(&mut collected.streams) {
-            // Small at first: most lines say little.
-            bytes.reserve(if bytes.is_empty() { 4096 } else { CHUNK });
-            let spare = rustix::buffer::spare_capacity(bytes);
-            match rustix::io::read(pipe.get_ref(), spare) {
-                Ok(read) => {
-                    any |= read > 0;
-                    if bytes.len() > OUTPUT_MAX {
-                        bytes.truncate(OUTPUT_MAX);
-                        collected.truncated = true;
-                    }
-                }
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(Error::io("reading from the session")(e.into())),
+            match take(pipe.get_ref(), bytes, &mut collected.truncated)? {
+                // Init holds the other end of each as long as there is a shell. A pipe that ended
+                // is readable for ever: whoever waits for it would never let others run.
+                Some(0) if taken == Taken::Nothing => taken = Taken::Ended,
+                Some(1..) => taken = Taken::Some,
+                _ => {}
             }
         }
-        Ok(any)
+        Ok(taken)
     }
+
+    /// Takes what is in the output pipes now, and not what background jobs go on to write.
+    fn drain_rest(&self, collected: &mut Collected) -> Result<()> {
+        for (pipe, bytes) in self.outputs.iter().zip(&mut collected.streams) {
+            let mut left = rustix::io::ioctl_fionread(pipe.get_ref())
+                .map_err(|e| Error::io("reading from the session")(e.into()))?;
+            while left > 0 {
+                match take(pipe.get_ref(), bytes, &mut collected.truncated)? {
+                    Some(read @ 1..) => left = left.saturating_sub(read as u64),
+                    _ => break,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes a chunk from a pipe, and keeps of it what is not too much; how much it was, or `None`
+/// when there is nothing yet.
+fn take(pipe: &OwnedFd, bytes: &mut Vec<u8>, truncated: &mut bool) -> Result<Option<usize>> {
+    // Small at first: most lines say little.
+    bytes.reserve(if bytes.is_empty() { 4096 } else { CHUNK });
+    match rustix::io::read(pipe, rustix::buffer::spare_capacity(bytes)) {
+        Ok(read) => {
+            if bytes.len() > OUTPUT_MAX {
+                bytes.truncate(OUTPUT_MAX);
+                *truncated = true;
+            }
+            Ok(Some(read))
+        }
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+        Err(e) => Err(Error::io("reading from the session")(e.into())),
+    }
+}
+
+/// What was in the done pipe.
+enum Told {
+    /// How the line went.
+    End(Progress),
+    /// Something else, and there may be more.
+    Other,
+    /// Nothing.
+    Nothing,
+}
+
+/// What was in the output pipes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// Something.
+    Some,
+    /// Nothing yet.
+    Nothing,
+    /// Nothing, and there will be no more.
+    Ended,
 }
 
 impl Collected {

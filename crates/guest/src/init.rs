@@ -39,6 +39,9 @@ const CONTINUE: i32 = 18;
 /// kernel from starting it (core(5)), and too little for a file.
 const CORE: Rlimit = Rlimit { current: Some(1), maximum: Some(1) };
 
+/// A user of a sandbox gets this part of what the server's user may watch.
+const WATCHES_PART: u64 = 4;
+
 /// What a new init is told by the spawner. With it: its end of the channel to the server, the
 /// socket where later servers connect, and its mounts.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +58,7 @@ pub(crate) fn main(proof: SingleThreaded, filter: &Filter, cord: OwnedFd) -> i32
     if process::close_all_but(&[cord.as_fd()]).is_err() {
         return 1;
     }
+    limit_watches();
     let Ok(Some(message)) = channel::receive(&cord) else { return 1 };
     drop(cord);
     let mut fds = message.fds.into_iter();
@@ -96,6 +100,20 @@ pub(crate) fn main(proof: SingleThreaded, filter: &Filter, cord: OwnedFd) -> i32
     init.tell(&InitMessage::Ready(Ok(())));
     init.start_first_session();
     init.run()
+}
+
+/// Leaves each user of the sandbox a part of the inotify instances and watches that the server's
+/// user has on the host: one process cannot take all of them from other sandboxes. A host that
+/// does not let us is no reason to fail.
+fn limit_watches() {
+    for what in ["instances", "watches"] {
+        let all = std::fs::read_to_string(format!("/proc/sys/fs/inotify/max_user_{what}"));
+        if let Some(all) = all.ok().and_then(|text| text.trim().parse::<u64>().ok()) {
+            // It speaks of the user namespace of who opens it (namespaces(7)).
+            let path = format!("/proc/sys/user/max_inotify_{what}");
+            let _ = std::fs::write(path, (all / WATCHES_PART).max(1).to_string());
+        }
+    }
 }
 
 struct Parts {
@@ -264,9 +282,7 @@ impl Init<'_> {
                 self.file(*request, fds)
             }
             InitBody::EndSession => {
-                if let Some(session) = self.session.take() {
-                    let _ = process::kill(-session.pid.as_raw_nonzero().get(), 9);
-                }
+                self.end_session();
                 done()
             }
             InitBody::Interrupt { after, force } => {
@@ -533,6 +549,16 @@ impl Init<'_> {
         self.sessions += 1;
         self.session = Some(Session { pid: child.pid, generation: self.sessions, pipes });
         Ok(())
+    }
+
+    /// Ends the shell and its group. Told now and not when it is reaped: whoever runs a line is
+    /// not to wait for a shell that this session is no more.
+    fn end_session(&mut self) {
+        if let Some(session) = self.session.take() {
+            let _ = process::kill(-session.pid.as_raw_nonzero().get(), 9);
+            let ended = Ended { code: None, signal: Some(9), timed_out: false };
+            self.tell(&InitMessage::SessionEnded { generation: session.generation, ended });
+        }
     }
 
     /// Ends what the current line of the session started, and the line itself.
