@@ -102,7 +102,7 @@ async fn take(mut reader: impl AsyncRead + Unpin, command: &RunningCommand, live
         let handled = match kind {
             // False: nobody reads it. That is no reason to end anything.
             Kind::Stdin => command.write_stdin(&payload).await.map(drop),
-            Kind::StdinEnd => command.close_stdin().await,
+            Kind::StdinEnd => live.close_stdin(command).await,
             Kind::Resize => match serde_json::from_slice::<TerminalSize>(&payload) {
                 Ok(size) => command.resize(size),
                 Err(_) => return,

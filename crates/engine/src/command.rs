@@ -193,14 +193,14 @@ impl RunningCommand {
         self.stdin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends its stdin: end of file for a pipe, Ctrl-D for a terminal.
-    pub async fn close_stdin(&self) -> Result<()> {
+    /// Ends its stdin as far as this server holds it: Ctrl-D for a terminal, else our end of the
+    /// pipe is closed, and true says that init's is still to be.
+    pub(crate) async fn close_stdin(&self) -> Result<bool> {
         if self.lock().tty {
             self.write_stdin(&[4]).await?;
-        } else {
-            self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return Ok(false);
         }
-        Ok(())
+        Ok(self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take().is_some())
     }
 
     /// Changes its terminal's size; nothing without one.

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forkyard_guest::proto::{MountSource, Overlay};
 use forkyard_image::host::{self, HostImage};
 pub use forkyard_image::{BadPlatform, ImportOptions, Platform, Progress, PullOptions, Step};
 use forkyard_image::{Hold, Image, Layer, LayerStore, Limits, Ownership, StoreError};
+use tokio::sync::Mutex;
 
 use crate::error::{Error, Result};
 use crate::ids::Mode;
@@ -33,6 +34,7 @@ pub struct Images {
     store: Arc<Store>,
     layers: LayerStore,
     unpacker: SpawnerUnpacker,
+    /// Held while it is prepared, so that this is done once for all who ask at the same time.
     host: Mutex<Option<(Instant, Arc<HostImage>)>>,
 }
 
@@ -257,12 +259,11 @@ impl Images {
     }
 
     async fn host(&self) -> Result<Arc<HostImage>> {
-        let kept: Option<(Instant, Arc<HostImage>)> =
-            self.host.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((at, image)) = kept
+        let mut kept = self.host.lock().await;
+        if let Some((at, image)) = &*kept
             && at.elapsed() < HOST_FRESH
         {
-            return Ok(image);
+            return Ok(Arc::clone(image));
         }
         let layers = self.layers.clone();
         let unpacker = self.unpacker.clone();
@@ -270,8 +271,7 @@ impl Images {
             .await
             .map_err(joined)??;
         let image: Arc<HostImage> = Arc::new(image);
-        *self.host.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((Instant::now(), Arc::clone(&image)));
+        *kept = Some((Instant::now(), Arc::clone(&image)));
         Ok(image)
     }
 }

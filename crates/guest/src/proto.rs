@@ -211,6 +211,11 @@ pub enum InitBody {
         /// 1 to 64.
         signal: i32,
     },
+    /// Close a command's stdin, unless that is a terminal: init holds an end of it too.
+    CloseStdin {
+        /// The command.
+        command: u32,
+    },
     /// End a command: SIGTERM, then SIGKILL to all that is left of it.
     Stop {
         /// The command.

@@ -38,6 +38,14 @@ pub(crate) struct ServerEnds {
 }
 
 impl ServerEnds {
+    /// Lets go of stdin's write end; a terminal has no such end.
+    pub(crate) fn close_stdin(&mut self) {
+        if self.streams.stdin && !self.streams.tty {
+            self.fds.remove(0);
+            self.streams.stdin = false;
+        }
+    }
+
     /// In the order that [`Streams`] documents.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.fds.iter().map(AsFd::as_fd).collect()

@@ -115,6 +115,14 @@ impl Hold {
     }
 }
 
+/// What [`LayerStore::claim`] came to.
+enum Claim {
+    /// The layer is there.
+    Held(Hold),
+    /// It is not, and whoever has this lock brings it in.
+    Ours(File),
+}
+
 impl LayerStore {
     /// Opens the store in a directory, which is made when missing; removes what work that was cut
     /// off has left there, with an [`Unpacker`] that may.
@@ -205,23 +213,39 @@ impl LayerStore {
     ) -> Result<Hold, StoreError> {
         let Some(expected) = expected else { return self.add_unnamed(blob, label, unpacker) };
         loop {
-            let lock = self.lock_file(&self.key(expected))?;
-            flock(&lock, FlockOperation::LockExclusive, &self.dir(expected))?;
-            let mut fresh = false;
-            if !self.has(expected) {
-                let work = self.unpack(blob, label, unpacker)?;
-                if work.facts.diff_id != *expected {
-                    let (expected, actual) = (expected.clone(), work.facts.diff_id.clone());
-                    work.discard(unpacker)?;
-                    return Err(StoreError::WrongContents { expected, actual });
-                }
-                work.publish(self)?;
-                fresh = true;
+            let lock = match self.claim(expected)? {
+                Claim::Held(hold) => return Ok(hold),
+                Claim::Ours(lock) => lock,
+            };
+            let work = self.unpack(blob, label, unpacker)?;
+            if work.facts.diff_id != *expected {
+                let (expected, actual) = (expected.clone(), work.facts.diff_id.clone());
+                work.discard(unpacker)?;
+                return Err(StoreError::WrongContents { expected, actual });
             }
+            work.publish(self)?;
             // A change of lock lets go for a moment, in which the layer can be removed.
             flock(&lock, FlockOperation::LockShared, &self.dir(expected))?;
             if let Some(facts) = self.facts(expected)? {
-                return Ok(Hold { facts, fresh, _lock: lock });
+                return Ok(Hold { facts, fresh: true, _lock: lock });
+            }
+        }
+    }
+
+    /// Takes hold of a layer that is there, or the sole right to bring it in. Waits for who is
+    /// bringing it in, but for nobody who holds it: that may be for good.
+    fn claim(&self, layer: &Digest) -> Result<Claim, StoreError> {
+        loop {
+            if let Some(hold) = self.hold(layer)? {
+                return Ok(Claim::Held(hold));
+            }
+            let lock = self.lock_file(&self.key(layer))?;
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if self.has(layer) => {}
+                Ok(()) => return Ok(Claim::Ours(lock)),
+                // Another one looks whether it is there, as we did, or brings it in.
+                Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::yield_now(),
+                Err(e) => return Err(failed("flock", &self.dir(layer))(e.into())),
             }
         }
     }
@@ -238,16 +262,16 @@ impl LayerStore {
             return Err(StoreError::Truncated { layer: label.to_owned() });
         }
         let facts = work.facts.clone();
-        let lock = self.lock_file(&self.key(&facts.diff_id))?;
-        flock(&lock, FlockOperation::LockExclusive, &self.dir(&facts.diff_id))?;
-        let fresh = !self.has(&facts.diff_id);
-        if fresh {
-            work.publish(self)?;
-        } else {
-            work.discard(unpacker)?;
-        }
+        let lock = match self.claim(&facts.diff_id)? {
+            Claim::Held(hold) => {
+                work.discard(unpacker)?;
+                return Ok(hold);
+            }
+            Claim::Ours(lock) => lock,
+        };
+        work.publish(self)?;
         flock(&lock, FlockOperation::LockShared, &self.dir(&facts.diff_id))?;
-        Ok(Hold { facts, fresh, _lock: lock })
+        Ok(Hold { facts, fresh: true, _lock: lock })
     }
 
     fn unpack(
