@@ -210,6 +210,7 @@ async fn shutdown(
     State((engine, activity)): State<(Arc<Engine>, Arc<Activity>)>,
     Query(shutdown): Query<Shutdown>,
 ) -> Answer<StatusCode> {
+    engine.wait_leaving(|_| true).await;
     if shutdown.force {
         engine.delete_all().await?;
         engine.settle().await;

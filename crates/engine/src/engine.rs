@@ -10,7 +10,7 @@ use std::time::Duration;
 use forkyard_guest::proto::{InitBody, InitError, MountSource, Setup, VolumeMount};
 use forkyard_sys::channel;
 use rustix::fs::FlockOperation;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::cgroup::Cgroups;
 use crate::clock::now;
@@ -35,6 +35,9 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 /// hangs takes more than milliseconds.
 const SETUP_WAIT: Duration = Duration::from_secs(30);
 
+/// How long something is waited for that is as good as gone.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
+
 /// All that a server has.
 #[derive(Debug)]
 pub struct Engine {
@@ -47,6 +50,8 @@ pub struct Engine {
     pub(crate) trash: Trash,
     /// Deleted sandboxes of which something is still there.
     cleaning: watch::Sender<usize>,
+    /// A sandbox went out of the index.
+    released: Notify,
     sandboxes: Mutex<Index>,
     _lock: File,
 }
@@ -82,6 +87,7 @@ impl Engine {
             images,
             trash,
             cleaning: watch::channel(0).0,
+            released: Notify::new(),
             sandboxes: Mutex::default(),
             _lock: lock,
         });
@@ -136,6 +142,7 @@ impl Engine {
     pub async fn remove_image(&self, name: &str) -> Result<()> {
         let image = self.images.find(name)?.name;
         let same = |used: &str| self.images.find(used).is_ok_and(|found| found.name == image);
+        self.wait_leaving(|live| same(&live.info().image)).await;
         if let Some(user) = self.list().iter().find(|live| same(&live.info().image)) {
             return Err(Error::ImageInUse { image, sandbox: user.id().to_string() });
         }
@@ -233,7 +240,13 @@ impl Engine {
         let image = spec.image.clone().unwrap_or_else(|| crate::images::HOST.to_owned());
         let rootfs = self.images.rootfs(&image).await?;
         let id = SandboxId::new();
-        let slot = self.reserve(&id, spec.name.as_deref())?;
+        let slot = match self.reserve(&id, spec.name.as_deref()) {
+            Err(Error::NameTaken { .. }) => {
+                self.wait_leaving(|live| live.info().name == spec.name).await;
+                self.reserve(&id, spec.name.as_deref())?
+            }
+            reserved => reserved?,
+        };
         let (mut internal, mut setup) = self.plan(&id, &spec, rootfs, slot);
         setup.session = purpose == Purpose::Keep;
         internal.ephemeral = purpose == Purpose::Run { ephemeral: true };
@@ -386,6 +399,10 @@ impl Engine {
     /// Removes a sandbox that could not be made, and gives the error back.
     async fn undo(self: &Arc<Self>, live: &Arc<LiveSandbox>, error: Error) -> Error {
         let detail = format!("not made: {error}");
+        if !live.has_init() {
+            // The spawner may have died between making one and telling of it.
+            crate::recovery::end_init(&self.layout.socket(live.id())).await;
+        }
         let undone = self.end_for_good(live, &detail).await;
         if let Err(undo) = undone.and_then(|_| self.remove_rest(live, &detail)) {
             tracing::error!(sandbox = %live.id(), error = %undo, "undoing a failed create");
@@ -424,6 +441,31 @@ impl Engine {
         {
             index.names.remove(name);
         }
+        drop((record, index));
+        self.released.notify_waiters();
+    }
+
+    /// Waits for sandboxes that are on their way out, so that what their user was told is over
+    /// stands in nobody's way: the end of a `run` is told before its sandbox is removed.
+    pub async fn wait_leaving(&self, concerned: impl Fn(&LiveSandbox) -> bool) {
+        let leaving = |live: &LiveSandbox| match live.state() {
+            State::Deleting => true,
+            State::Running if live.internal().ephemeral => {
+                live.list_commands().iter().all(|command| command.info().exit.is_some())
+            }
+            _ => false,
+        };
+        let gone = async {
+            loop {
+                let released = self.released.notified();
+                if !self.list().iter().any(|live| concerned(live) && leaving(live)) {
+                    return;
+                }
+                released.await;
+            }
+        };
+        // Too late is not wrong: whoever asked looks again.
+        let _ = tokio::time::timeout(LEAVE_WAIT, gone).await;
     }
 
     /// Takes a sandbox up from the store.

@@ -78,12 +78,23 @@ impl Registry {
 
     /// Flips a byte in the middle of a blob, behind the registry's back.
     pub fn damage(&self, blob: &forkyard_image::Digest) {
+        self.change(blob, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        });
+    }
+
+    /// Takes the second half of a blob away, likewise.
+    pub fn truncate(&self, blob: &forkyard_image::Digest) {
+        self.change(blob, |bytes| bytes.truncate(bytes.len() / 2));
+    }
+
+    fn change(&self, blob: &forkyard_image::Digest, change: impl FnOnce(&mut Vec<u8>)) {
         let hex = blob.hex();
         let path = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
         let path = self.dir.path().join(path);
         let mut bytes = fs::read(&path).expect("read a blob of the registry");
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
+        change(&mut bytes);
         fs::write(path, bytes).expect("write a blob of the registry");
     }
 }
