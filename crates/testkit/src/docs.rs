@@ -18,7 +18,8 @@
 //! - `# exits N` straight after a command is the code it exits with; 0 is expected otherwise.
 //! - What follows is its output. It is compared only where the fence says `expect`: a line `...`
 //!   stands for any lines, `...` within a line for any text. stderr counts as output.
-//! - A fence tagged `network` besides is run only where the runner is told that there is one.
+//! - A fence tagged `network` besides is run only where the runner is told that there is one, one
+//!   tagged `needs=WHAT` only where the host has that: a program, or what else the runner knows.
 //!
 //! Commands anywhere else escape the test, so they are errors: in fences tagged `sh` and the like
 //! (but for lines that [`elsewhere`] knows), and `$ ` lines in fences without a tag or with `text`.
@@ -32,6 +33,8 @@ pub struct Block {
     pub expect: bool,
     /// Whether it needs the network.
     pub network: bool,
+    /// What else it needs of the host.
+    pub needs: Vec<String>,
     /// Its commands.
     pub steps: Vec<Step>,
 }
@@ -150,10 +153,13 @@ fn error(line: usize, what: impl Into<String>) -> DocError {
 fn console(line: usize, words: &[&str], body: &[(usize, &str)]) -> Result<Block, DocError> {
     let mut block = Block { line, ..Block::default() };
     for word in words.iter().skip(1) {
-        match *word {
-            "expect" => block.expect = true,
-            "network" => block.network = true,
-            other => return Err(error(line, format!("unknown tag `{other}` after `console`"))),
+        match (*word, word.strip_prefix("needs=")) {
+            ("expect", _) => block.expect = true,
+            ("network", _) => block.network = true,
+            (_, Some(need)) if !need.is_empty() => block.needs.push(need.to_owned()),
+            (other, _) => {
+                return Err(error(line, format!("unknown tag `{other}` after `console`")));
+            }
         }
     }
     for &(at, text) in body {
@@ -276,10 +282,11 @@ mod tests {
 
     #[test]
     fn console_blocks_give_commands_codes_and_output() {
-        let text = "# T\n\n```console expect\n$ one\nout\n\nmore\n$ two \\\n  --flag\n# exits 3\n\
+        let text = "# T\n\n```console expect needs=curl\n$ one\nout\n\nmore\n$ two \\\n  --flag\n# exits 3\n\
                     # exits 4\n$ cat <<E\n> in\n> E\n```\n";
         let block = &extract(text).unwrap()[0];
         assert_eq!((block.line, block.expect, block.network), (3, true, false));
+        assert_eq!(block.needs, ["curl"]);
         assert_eq!(block.steps[0], step(4, "one", 0, "out\n\nmore"));
         assert_eq!(block.steps[1], step(8, "two \\\n  --flag", 3, "# exits 4"));
         assert_eq!(block.steps[2], step(12, "cat <<E\nin\nE", 0, ""));
@@ -324,6 +331,7 @@ mod tests {
             "```console\n```\n",
             "```console\nout\n$ a\n```\n",
             "```console loud\n$ a\n```\n",
+            "```console needs=\n$ a\n```\n",
             "```console\n$ a\n# exits soon\n```\n",
         ] {
             assert!(extract(text).is_err(), "{text}");

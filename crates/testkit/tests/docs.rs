@@ -7,13 +7,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use forkyard_testkit::docs::{Block, Step, elsewhere, extract, output_matches};
-use forkyard_testkit::{TestServer, binary, finish_within, print_skip};
+use forkyard_testkit::{TestServer, binary, find_program, finish_within, print_skip};
 
 /// Set to `1` to run the blocks tagged `network` too.
 const NETWORK: &str = "FORKYARD_DOCS_NETWORK";
 
 /// For all commands of one document.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
 fn every_command_in_the_documents_runs() {
@@ -53,6 +53,55 @@ fn output_that_differs_is_told_and_codes_are_compared() {
     assert!(run("```console expect\n$ echo a\nb\n```\n").unwrap_err().starts_with("line 2: "));
     assert!(run("```console\n$ exit 0\n```\n").unwrap_err().contains("ended the shell"));
     assert!(run("```console\n$ if\n```\n").unwrap_err().contains("syntax error"));
+}
+
+#[test]
+fn every_link_between_the_documents_leads_somewhere() {
+    let root = repository();
+    let mut broken = Vec::new();
+    let others = ["ARCHITECTURE.md", "SPECIFICATION.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+    for path in documents(&root).into_iter().chain(others.map(|name| root.join(name))) {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        for link in links(&text) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => path.clone(),
+                file => path.parent().unwrap_or(&root).join(file),
+            };
+            let there = match fs::read_to_string(&target) {
+                Ok(text) if !anchor.is_empty() => anchors(&text).any(|found| found == anchor),
+                _ => target.exists(),
+            };
+            if !there {
+                broken.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+}
+
+/// Targets of inline links that are not addresses elsewhere.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link).filter(
+        |link| !link.contains("://") && !link.contains(char::is_whitespace) && !link.is_empty(),
+    )
+}
+
+/// Anchors of a text's headings, as the usual renderers make them.
+fn anchors(text: &str) -> impl Iterator<Item = String> {
+    text.lines().filter(|line| line.starts_with('#')).map(|line| {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
+}
+
+#[test]
+fn links_and_anchors_are_read_as_renderers_read_them() {
+    let text = "[a](b.md#c) [x](https://h/y) `[i](j k)` ![p](q.svg)";
+    assert_eq!(links(text).collect::<Vec<_>>(), ["b.md#c", "q.svg"]);
+    let found: Vec<String> = anchors("# A `b`, c-d\ntext\n## 1. Two\n").collect();
+    assert_eq!(found, ["a-b-c-d", "1-two"]);
 }
 
 /// The root of the source tree. Cargo tells where the package is, and so does `./test`, which runs
@@ -101,6 +150,14 @@ fn run(name: &str, blocks: &[Block]) -> Result<(), String> {
         return Ok(());
     }
     let server = TestServer::start();
+    here.retain(|block| match block.needs.iter().find(|need| !has(&server, need)) {
+        None => true,
+        Some(need) => {
+            let what = format!("{name}:{} needs {need}", block.line);
+            print_skip("docs::every_command_in_the_documents_runs", &what);
+            false
+        }
+    });
     let home = server.dir().join("home");
     fs::create_dir(&home).map_err(|error| format!("make {}: {error}", home.display()))?;
     // Beside the real program lie the test executables; only the program shall be found.
@@ -108,10 +165,26 @@ fn run(name: &str, blocks: &[Block]) -> Result<(), String> {
     fs::create_dir(&bin)
         .and_then(|()| std::os::unix::fs::symlink(binary(), bin.join("forkyard")))
         .map_err(|error| format!("link the program: {error}"))?;
-    let mut shell = server.prepare("bash");
+    // Ended with the command that hangs, which is then the one without an exit code.
+    let mut shell = server.prepare("timeout");
+    shell.args(["-k", "5", &LIMIT.as_secs().to_string(), "bash"]);
     let path = std::env::var("PATH").unwrap_or_default();
     shell.env("HOME", &home).env("PATH", format!("{}:{path}", bin.display()));
     run_in(&home, &here, &mut shell)
+}
+
+/// Whether there is what a block needs: limits on sandboxes, more ids than one, or a program.
+fn has(server: &TestServer, need: &str) -> bool {
+    match need {
+        "limits" => {
+            let limits = ["--memory", "64m", "--cpus", "1", "--pids", "64"];
+            let out = server.cli(&[&["run"], &limits[..], &["--", "true"]].concat());
+            // Any other failure is for the block itself to show.
+            !String::from_utf8_lossy(&out.stderr).contains("limits need")
+        }
+        "ids" => !server.get("/v1/health").1.windows(8).any(|bytes| bytes == b"\"single\""),
+        program => find_program(program).is_some(),
+    }
 }
 
 /// Runs all commands in one shell with `dir` as working directory.
@@ -136,7 +209,7 @@ fn run_in(dir: &Path, blocks: &[Block], shell: &mut std::process::Command) -> Re
     let script_file = records.path().join("script");
     fs::write(&script_file, script).map_err(|error| format!("write a script: {error}"))?;
     shell.args(["--noprofile", "--norc"]).arg(&script_file).current_dir(dir);
-    finish_within(LIMIT, shell.stdin(Stdio::null()), b"");
+    finish_within(LIMIT * 2, shell.stdin(Stdio::null()), b"");
 
     for (at, (block, step)) in steps.iter().enumerate() {
         let read = |suffix| {
@@ -146,7 +219,7 @@ fn run_in(dir: &Path, blocks: &[Block], shell: &mut std::process::Command) -> Re
         let (code, output) = (read("code"), read("out"));
         let place = format!("line {}: `{}`", step.line, step.command);
         if code.is_empty() {
-            return Err(format!("{place} ended the shell\n{output}"));
+            return Err(format!("{place} ended the shell, or has no end\n{output}"));
         }
         if code.trim() != step.exit.to_string() {
             return Err(format!("{place} exits with {}, not {}\n{output}", code.trim(), step.exit));
