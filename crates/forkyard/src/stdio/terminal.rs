@@ -26,7 +26,8 @@ impl RawMode {
         let before = tcgetattr(&terminal).map_err(|e| Error::io("tcgetattr stdin", e.into()))?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(&terminal, OptionalActions::Flush, &raw)
+        // Without a flush: what was typed ahead is meant for the command.
+        tcsetattr(&terminal, OptionalActions::Drain, &raw)
             .map_err(|e| Error::io("tcsetattr stdin", e.into()))?;
         Ok(Some(Self { terminal, before }))
     }

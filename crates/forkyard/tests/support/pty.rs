@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use forkyard_testkit::{wait_for, wait_some};
+use forkyard_testkit::wait_some;
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Winsize};
 
@@ -71,7 +71,11 @@ impl Pty {
     /// Waits until this was shown.
     #[track_caller]
     pub fn until(&self, text: &str) {
-        wait_for(&format!("`{text}` on the terminal"), SOON, || self.shown().contains(text));
+        let end = std::time::Instant::now() + SOON;
+        while !self.shown().contains(text) {
+            assert!(std::time::Instant::now() < end, "no `{text}` in: {:?}", self.shown());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Presses keys.
