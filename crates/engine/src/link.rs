@@ -89,6 +89,11 @@ impl<T> Link<T> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    /// Whether the other end is known to be gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     fn take(&self, seq: u64) -> Option<oneshot::Sender<Answer<T>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.remove(&seq)
     }

@@ -3,20 +3,26 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forkyard_guest::proto::{InitBody, InitRequest, encode};
 use forkyard_sys::channel;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::engine::{Engine, Found};
 use crate::error::{Error, Result};
+use crate::link::Link;
 use crate::model::{SandboxId, State};
 use crate::sandbox::{Internal, LiveSandbox};
 use crate::store::Record;
 
 /// How long clients of a killed server have to come back to their commands.
 const RETURN_WAIT: Duration = Duration::from_secs(15);
+
+/// How long an init may take from being told to end to its end: it may still be set up.
+const END_WAIT: Duration = Duration::from_secs(10);
 
 /// Brings store, host and memory to agree.
 pub(crate) async fn recover(engine: &Arc<Engine>) -> Result<()> {
@@ -55,7 +61,10 @@ async fn recover_one(engine: &Arc<Engine>, live: &Arc<LiveSandbox>) -> Result<()
     match live.state() {
         State::Ended => Ok(()),
         // Neither was ever said to be there: undone, or finished.
-        State::Creating | State::Deleting => engine.delete(live).await,
+        State::Creating | State::Deleting => {
+            end_init(&engine.layout.socket(live.id())).await;
+            engine.delete(live).await
+        }
         State::Running | State::Resetting => match find(engine, live) {
             Ok(found) => take_over(engine, live, found).await,
             Err(error) => {
@@ -81,6 +90,25 @@ async fn take_over(engine: &Arc<Engine>, live: &Arc<LiveSandbox>, found: Found) 
     live.adopt_commands().await?;
     engine.store.event(live.id(), "takeover", "")?;
     Ok(())
+}
+
+/// Ends an init of which nothing but its socket is known, and waits until it is gone. Without
+/// cgroups there is no other way to find one.
+pub(crate) async fn end_init(socket: &Path) {
+    let Ok(socket) = channel::connect_to(socket) else { return };
+    let Ok(link) = Link::<()>::new(socket) else { return };
+    // The past: it is over at once.
+    let request = InitRequest { seq: 0, body: InitBody::Deadline { at: Some(0) } };
+    let ending = async {
+        if let Ok(bytes) = encode(&request)
+            && link.send(&bytes, &[]).await.is_ok()
+        {
+            while link.receive().await.is_some() {}
+        }
+    };
+    if tokio::time::timeout(END_WAIT, ending).await.is_err() {
+        tracing::error!("an init that nobody knows does not end");
+    }
 }
 
 /// Connects to the init of a sandbox, and makes sure that it is the one that was written down.

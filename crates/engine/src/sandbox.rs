@@ -377,6 +377,14 @@ impl LiveSandbox {
         Ok(())
     }
 
+    /// Ends a command's stdin: end of file for a pipe, Ctrl-D for a terminal.
+    pub async fn close_stdin(&self, command: &RunningCommand) -> Result<()> {
+        if command.close_stdin().await? {
+            self.ask(InitBody::CloseStdin { command: command.id().0 }, &[]).await?;
+        }
+        Ok(())
+    }
+
     /// Ends a command: SIGTERM, a second later SIGKILL.
     pub async fn stop(&self, id: CommandId) -> Result<()> {
         self.ask(InitBody::Stop { command: id.0 }, &[]).await?;
@@ -456,7 +464,11 @@ impl LiveSandbox {
         let tries = [false, true, true].map(|force| (force, PATIENCE));
         // A shell that runs a loop of its own in function after function: one trap leaves one.
         let more = [(true, Duration::from_millis(10)); 50];
+        let end = Instant::now() + 6 * PATIENCE;
         for (force, patience) in tries.into_iter().chain(more) {
+            if end <= Instant::now() {
+                break;
+            }
             self.ask(InitBody::Interrupt { after, force }, &[]).await?;
             match session.wait(collected, Some(Instant::now() + patience)).await? {
                 Progress::Done(_) => return Ok(true),
@@ -533,6 +545,11 @@ impl LiveSandbox {
     pub async fn wait_ended(&self) {
         let mut ended = self.ended.subscribe();
         let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Whether its init was ever known.
+    pub(crate) fn has_init(&self) -> bool {
+        self.pidfd.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Kills init, and with it everything.

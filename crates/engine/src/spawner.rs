@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use forkyard_guest::proto::{
     Failure, Ids, MountSource, Setup, SpawnerReply, SpawnerRequest, decode, encode,
@@ -15,11 +15,18 @@ use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::link::Link;
 
-/// A running spawner.
+/// The spawner; one that died is replaced by the next request.
 #[derive(Debug)]
 pub(crate) struct Spawner {
+    mode: Mode,
+    running: Mutex<Running>,
+}
+
+/// A running spawner.
+#[derive(Debug)]
+struct Running {
     link: Arc<Link<SpawnerReply>>,
-    _process: Reaped,
+    process: Reaped,
 }
 
 /// Waited for when it is dropped: it ends as soon as its socket closes.
@@ -40,9 +47,9 @@ pub(crate) struct Spawned {
     pub(crate) pidfd: OwnedFd,
 }
 
-impl Spawner {
+impl Running {
     /// Starts this program again as the spawner, and waits until it serves.
-    pub(crate) fn start(mode: &Mode) -> Result<Self> {
+    fn start(mode: &Mode) -> Result<Self> {
         let failed = || Error::io("starting the spawner");
         let (ours, theirs) = channel::pair().map_err(failed())?;
         let mut command = Command::new("/proc/self/exe");
@@ -63,7 +70,11 @@ impl Spawner {
         wait_for_word(&ours)?;
         let link = Arc::new(Link::new(ours).map_err(failed())?);
         tokio::spawn(Self::receive(Arc::clone(&link)));
-        Ok(Self { link, _process: process })
+        Ok(Self { link, process })
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.link.is_closed() || !matches!(self.process.0.try_wait(), Ok(None))
     }
 
     async fn receive(link: Arc<Link<SpawnerReply>>) {
@@ -75,6 +86,23 @@ impl Spawner {
             link.answer(seq, (reply, message.fds));
         }
         link.close();
+    }
+}
+
+impl Spawner {
+    /// Starts a spawner, and waits until it serves.
+    pub(crate) fn start(mode: &Mode) -> Result<Self> {
+        Ok(Self { mode: mode.clone(), running: Mutex::new(Running::start(mode)?) })
+    }
+
+    /// The channel to a spawner that lives.
+    fn link(&self) -> Result<Arc<Link<SpawnerReply>>> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.has_ended() {
+            tracing::warn!("the spawner died: starting another");
+            *running = Running::start(&self.mode)?;
+        }
+        Ok(Arc::clone(&running.link))
     }
 
     /// Makes the init of a sandbox. `control` and `listener` are its ends.
@@ -130,7 +158,7 @@ impl Spawner {
         all.extend_from_slice(fds);
         let request = SpawnerRequest::Job { name: name.to_owned(), payload };
         let bytes = encode(&request).map_err(|e| Error::Invalid(e.to_string()))?;
-        self.link.send(&bytes, &all).await.map_err(gone)?;
+        self.link()?.send(&bytes, &all).await.map_err(gone)?;
         Ok(ours)
     }
 
@@ -140,7 +168,7 @@ impl Spawner {
         fds: &[BorrowedFd<'_>],
     ) -> Result<(SpawnerReply, Vec<OwnedFd>)> {
         let message = |seq| encode(&request(seq)).unwrap_or_default();
-        let answer = self.link.request(message, fds).await.map_err(gone)?;
+        let answer = self.link()?.request(message, fds).await.map_err(gone)?;
         match answer.await {
             Ok((SpawnerReply::Failed { failure, .. }, _)) => Err(Error::Kernel(failure)),
             Ok(answer) => Ok(answer),

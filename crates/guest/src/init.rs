@@ -296,6 +296,12 @@ impl Init<'_> {
             InitBody::Signal { command, signal } => {
                 (self.signal(command, signal).map(|()| InitOk::Done), Vec::new())
             }
+            InitBody::CloseStdin { command } => {
+                if let Some(command) = self.commands.get_mut(&command) {
+                    command.ends.close_stdin();
+                }
+                done()
+            }
             InitBody::Stop { command } => {
                 if let Some(command) = self.commands.get_mut(&command) {
                     command.terminate_at = Some(Instant::now());
