@@ -212,14 +212,22 @@ pub(crate) async fn list(
     if depth == 0 {
         return Err(Failed::new(400, "depth 0: at least 1"));
     }
-    let op = FileOp::List { path: target.path.into_bytes(), depth, limit: ENTRIES };
+    let path = target.path.into_bytes();
+    // Entries are told relative to the directory, whose absolute path init knows.
+    let op = FileOp::Stat { path: path.clone(), follow: false };
+    let (FileReply::Entry(directory), _) = ask(&live, target.user.clone(), op).await? else {
+        return Err(confused());
+    };
+    let op = FileOp::List { path, depth, limit: ENTRIES };
     let entries = match ask(&live, target.user, op).await? {
         (FileReply::Entries { entries, .. }, _) => entries,
         (FileReply::EntriesIn { length, .. }, Some(fd)) => read_entries(fd.as_fd(), length)
             .map_err(|e| Failed::new(500, format!("reading a listing: {e}")))?,
         _ => return Err(confused()),
     };
-    Ok(Json(entries.into_iter().map(info).collect()))
+    let base = directory.path.strip_suffix(b"/").unwrap_or(&directory.path);
+    let absolute = |entry: Entry| Entry { path: [base, b"/", &*entry.path].concat(), ..entry };
+    Ok(Json(entries.into_iter().map(|entry| info(absolute(entry))).collect()))
 }
 
 pub(crate) async fn make_dir(
