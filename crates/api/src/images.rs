@@ -16,7 +16,7 @@ use forkyard_engine::Engine;
 use forkyard_engine::images::{
     BadPlatform, ImportOptions, Platform, Progress as Moved, PullOptions, Step,
 };
-use forkyard_engine::model::{ImageDetails, ImageInfo};
+use forkyard_engine::model::{ImageDetails, ImageInfo, Pruned};
 use tokio::sync::mpsc;
 
 use crate::body::Body;
@@ -37,6 +37,10 @@ pub(crate) async fn inspect(
     Path(name): Path<String>,
 ) -> Answer<Json<ImageDetails>> {
     Ok(Json(engine.images().inspect(&name).await?))
+}
+
+pub(crate) async fn prune(State(engine): Shared) -> Answer<Json<Pruned>> {
+    Ok(Json(engine.prune_images().await?))
 }
 
 pub(crate) async fn remove(State(engine): Shared, Path(name): Path<String>) -> Answer<StatusCode> {

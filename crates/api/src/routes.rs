@@ -35,6 +35,7 @@
 //! | `GET /v1/images` | | `[ImageInfo]` |
 //! | `POST /v1/images/pull` | [`Pull`] | lines of JSON [`Progress`] |
 //! | `POST /v1/images/import` | [`Import`] | lines of JSON [`Progress`] |
+//! | `POST /v1/images/prune` | | `Pruned`: layers and parts of downloads that nothing uses |
 //! | `GET /v1/images/{name}` | | `ImageDetails` |
 //! | `DELETE /v1/images/{name}` | | 204 |
 //! | `POST /v1/shutdown` | | 204; refused while sandboxes run, unless `?force=true`, which removes all sandboxes, or `?keep=true`, which leaves them to the next server |

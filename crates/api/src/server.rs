@@ -188,6 +188,7 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
         .route("/v1/images", get(images::list))
         .route("/v1/images/pull", post(images::pull))
         .route("/v1/images/import", post(images::import))
+        .route("/v1/images/prune", post(images::prune))
         .route("/v1/images/{*name}", get(images::inspect).delete(images::remove))
         .route("/v1/shutdown", post(shutdown).with_state((Arc::clone(&engine), activity)))
         .fallback(async || Failed::new(404, "no such path in the API"))

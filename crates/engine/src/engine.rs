@@ -20,7 +20,7 @@ use crate::ids::{Mode, SLOTS};
 use crate::images::{Added, Images, ImportOptions, Progress, PullOptions, Rootfs};
 use crate::layout::Layout;
 use crate::model::{
-    CommandSpec, Event, ImageInfo, Net, Sandbox, SandboxId, SandboxSpec, State, Usage,
+    CommandSpec, Event, ImageInfo, Net, Pruned, Sandbox, SandboxId, SandboxSpec, State, Usage,
 };
 use crate::sandbox::{Internal, LiveSandbox, as_record};
 use crate::spawner::Spawner;
@@ -147,7 +147,14 @@ impl Engine {
             return Err(Error::ImageInUse { image, sandbox: user.id().to_string() });
         }
         self.images.forget(&image)?;
-        self.images.sweep(self.mounted()).await
+        self.images.sweep(self.mounted()).await.map(drop)
+    }
+
+    /// Removes what is left of pulls that failed, and whatever else of images nothing uses.
+    pub async fn prune_images(&self) -> Result<Pruned> {
+        let mut pruned = self.images.sweep(self.mounted()).await?;
+        pruned.bytes += self.images.prune_downloads().await?;
+        Ok(pruned)
     }
 
     /// What the mounts of all sandboxes are made of.
@@ -496,6 +503,7 @@ impl Engine {
     pub(crate) async fn end_unattended(self: &Arc<Self>) {
         for live in self.list() {
             for command in live.list_commands().iter().filter(|c| c.is_unattended()) {
+                command.release();
                 if command.info().exit.is_none() {
                     let _ = live.stop(command.id()).await;
                 }

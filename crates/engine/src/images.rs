@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::layout::Layout;
-use crate::model::{ImageConfig, ImageDetails, ImageInfo};
+use crate::model::{ImageConfig, ImageDetails, ImageInfo, Pruned};
 use crate::spawner::Spawner;
 use crate::store::Store;
 use crate::unpack::SpawnerUnpacker;
@@ -188,25 +188,37 @@ impl Images {
 
     /// Removes the layers that no image has and no sandbox is made of: `mounted` are the
     /// directories that sandboxes are made of. What is being pulled or imported stays.
-    pub(crate) async fn sweep(&self, mounted: BTreeSet<PathBuf>) -> Result<()> {
+    pub(crate) async fn sweep(&self, mounted: BTreeSet<PathBuf>) -> Result<Pruned> {
         let mut used = HashSet::new();
         for (_, _, json) in self.store.images()? {
             used.extend(parse(&json)?.layers);
         }
         let (layers, unpacker) = (self.layers.clone(), self.unpacker.clone());
         let removed = tokio::task::spawn_blocking(move || {
+            let mut pruned = Pruned::default();
             for facts in layers.list()? {
                 let layer = Layer::Stored(facts.diff_id.clone());
                 if used.contains(&layer) || mounted.contains(&layer.path(&layers)) {
                     continue;
                 }
                 match layers.remove(&facts.diff_id, &unpacker) {
-                    Ok(()) | Err(StoreError::Busy(_)) => {}
+                    Ok(()) => {
+                        pruned.layers += 1;
+                        pruned.bytes += facts.size;
+                    }
+                    Err(StoreError::Busy(_)) => {}
                     Err(error) => return Err(error),
                 }
             }
-            Ok(())
+            Ok(pruned)
         });
+        Ok(removed.await.map_err(joined)??)
+    }
+
+    /// Removes parts of downloads that nobody goes on with; how many bytes.
+    pub(crate) async fn prune_downloads(&self) -> Result<u64> {
+        let layers = self.layers.clone();
+        let removed = tokio::task::spawn_blocking(move || layers.prune_downloads());
         Ok(removed.await.map_err(joined)??)
     }
 

@@ -293,6 +293,15 @@ pub struct ImageDetails {
     pub config: ImageConfig,
 }
 
+/// What was removed because nothing used it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Layers.
+    pub layers: usize,
+    /// Bytes of layers, and of downloads that were cut off.
+    pub bytes: u64,
+}
+
 /// A name that no sandbox can have, or text that is no id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a sandbox id: 12 characters of 0-9 and a-z")]

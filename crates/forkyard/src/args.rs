@@ -370,6 +370,8 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         json: JsonOption,
     },
+    /// Remove what is left of pulls that failed, and whatever else nothing uses
+    Prune(JsonOption),
     /// Remove images that no sandbox is made from
     Rm {
         /// Their names

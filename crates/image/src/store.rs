@@ -353,7 +353,10 @@ impl LayerStore {
             {
                 continue;
             }
-            unpacker.remove(&path).map_err(failed("unlink", &path))?;
+            // A killed server's job may still be at work there for a moment.
+            if let Err(error) = unpacker.remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "left for the next sweep");
+            }
         }
         self.sweep_downloads()
     }
@@ -370,6 +373,24 @@ impl LayerStore {
             }
         }
         Ok(())
+    }
+
+    /// Removes all parts of downloads but those that are being gone on with; how many bytes.
+    pub fn prune_downloads(&self) -> Result<u64, StoreError> {
+        let dir = self.root.join("blobs");
+        let mut bytes = 0;
+        for entry in fs::read_dir(&dir).map_err(failed("readdir", &dir))? {
+            let entry = entry.map_err(failed("readdir", &dir))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let blob = name.strip_suffix(".partial").unwrap_or(&name);
+            let lock = self.lock_file(&format!("blob-{blob}"))?;
+            if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            bytes += entry.metadata().map_or(0, |meta| meta.len());
+            fs::remove_file(entry.path()).map_err(failed("unlink", &entry.path()))?;
+        }
+        Ok(bytes)
     }
 
     /// A directory for work under way, which `sweep` leaves alone as long as it is held.

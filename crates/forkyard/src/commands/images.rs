@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use forkyard_api::routes::{Import, Progress, Pull};
-use forkyard_engine::model::{ImageDetails, ImageInfo};
+use forkyard_engine::model::{ImageDetails, ImageInfo, Pruned};
 use hyper::Method;
 
 use super::each;
-use crate::args::{FetchOutput, ImageCommand};
+use crate::args::{FetchOutput, ImageCommand, JsonOption};
 use crate::client::{Client, Lines, Url};
 use crate::error::Error;
 use crate::render::{self, ProgressView, Table};
@@ -28,6 +28,16 @@ pub(super) async fn image(client: &Client, command: ImageCommand) -> Result<(), 
         }
         ImageCommand::Ls { quiet, json } => ls(client, quiet, json.json).await,
         ImageCommand::Inspect { names, json } => inspect(client, &names, json.json).await,
+        ImageCommand::Prune(JsonOption { json }) => {
+            let none = serde_json::json!({});
+            let pruned: Pruned = client.post(Url::new("/v1/images/prune"), &none).await?;
+            if json {
+                return render::json(&pruned);
+            }
+            let plural = if pruned.layers == 1 { "" } else { "s" };
+            let size = render::size(pruned.bytes);
+            render::line(&format!("{} layer{plural}, {size}", pruned.layers))
+        }
         ImageCommand::Rm { names, force } => {
             let url = |name: &str| Url::new("/v1/images").part(name);
             let remove = async |name: String| client.call(Method::DELETE, url(&name)).await;

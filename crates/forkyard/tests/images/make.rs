@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 
 use forkyard_engine::model::{ImageDetails, ImageInfo};
 use forkyard_testkit::oci::{Layout, TestLayer, host_platform};
-use forkyard_testkit::{TestServer, image_dir};
+use forkyard_testkit::{TestServer, image_dir, wait_for};
 use serde_json::{Value, json};
 
-use crate::support::{refused, stderr};
+use crate::support::{SOON, refused, stderr};
 
 /// An entry of an archive, names and links in any bytes.
 pub(crate) struct Entry<'a> {
@@ -57,7 +57,8 @@ pub(crate) fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
         header.set_entry_type(entry.kind);
         header.set_size(entry.contents.len() as u64);
         header.set_mode(if entry.kind.is_dir() { 0o755 } else { 0o644 });
-        (header.set_uid(0), header.set_gid(0));
+        header.set_uid(0);
+        header.set_gid(0);
         if entry.kind == tar::EntryType::Char {
             header.set_device_major(1).unwrap();
             header.set_device_minor(3).unwrap();
@@ -152,6 +153,17 @@ pub(crate) fn assert_has_only(server: &TestServer, count: usize) {
     assert_eq!(layers(server), count, "layers in the store");
     assert_eq!(entries(&server.store().join("images/tmp")), 0, "half-made layers");
     assert_eq!(entries(&server.store().join("images/blobs")), 0, "parts of downloads");
+}
+
+/// Removes what a pull that failed left. A layer that was being unpacked when another one failed
+/// is finished first.
+#[track_caller]
+pub(crate) fn prune(server: &TestServer) {
+    wait_for("a store with nothing of a failed pull", SOON, || {
+        server.ok(&["image", "prune"]);
+        let left = |part: &str| entries(&server.store().join("images").join(part));
+        left("tmp") + left("layers") + left("blobs") == 0
+    });
 }
 
 fn entries(dir: &Path) -> usize {

@@ -36,6 +36,8 @@ impl TestServer {
         for name in names(&ask("GET", "/v1/images")?, "name")? {
             let _ = ask("DELETE", &format!("/v1/images/{}", encode(&name)));
         }
+        // So may layers of pulls that failed.
+        let _ = ask("POST", "/v1/images/prune");
         ask("POST", "/v1/shutdown?force=true")?;
         let child = self.child.as_mut();
         let ended = child.and_then(|child| look_until(END, || child.try_wait().ok().flatten()));
