@@ -26,6 +26,9 @@ pub struct RunningCommand {
     /// Counts every change of output and state.
     changed: watch::Sender<u64>,
     attached: AtomicUsize,
+    /// After another server: whoever followed the command there has time to come back, so
+    /// nothing runs ahead of it until then.
+    held: Mutex<Vec<Follower>>,
 }
 
 /// Somebody who follows a command; while there is one, a command that is not detached stays.
@@ -38,11 +41,13 @@ pub struct Attachment {
 }
 
 impl RunningCommand {
-    /// Takes up a command with the descriptors that init gave.
+    /// Takes up a command with the descriptors that init gave; `hold` where another server
+    /// started it, see [`RunningCommand::release`].
     pub(crate) fn new(
         state: CommandState,
         streams: Streams,
         fds: Vec<OwnedFd>,
+        hold: bool,
     ) -> Result<Arc<Self>> {
         let (changed, _) = watch::channel(0);
         let (ended, _) = watch::channel(state.exit.is_some());
@@ -71,10 +76,12 @@ impl RunningCommand {
             }
         }
         let mut spools = Vec::new();
+        let mut held = Vec::new();
         for source in sources {
             let spool = Spool::open(next()?).map_err(Error::io("opening a spool"))?;
             let spool = Arc::new(spool);
             spools.push(Arc::clone(&spool));
+            held.extend(hold.then(|| spool.hold()));
             tokio::spawn(pump(spool, source, ended.subscribe(), changed.clone()));
         }
         let info = Command {
@@ -93,6 +100,7 @@ impl RunningCommand {
             ended,
             changed,
             attached: AtomicUsize::new(0),
+            held: Mutex::new(held),
         }))
     }
 
@@ -141,11 +149,14 @@ impl RunningCommand {
     pub fn attach(self: &Arc<Self>, stdout: u64, stderr: u64) -> Attachment {
         self.attached.fetch_add(1, Ordering::AcqRel);
         let offsets = [stdout, stderr];
-        Attachment {
-            streams: self.spools.iter().zip(offsets).map(|(s, at)| s.follow(at)).collect(),
-            changed: self.changed.subscribe(),
-            command: Arc::clone(self),
-        }
+        let streams = self.spools.iter().zip(offsets).map(|(s, at)| s.follow(at)).collect();
+        self.release();
+        Attachment { streams, changed: self.changed.subscribe(), command: Arc::clone(self) }
+    }
+
+    /// Lets output run on for nobody: followers of another server had their time.
+    pub(crate) fn release(&self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Waits until it has ended and all its output is in its spools.

@@ -102,6 +102,11 @@ impl Spool {
         Ok(bytes)
     }
 
+    /// Keeps what is still there, and what a client of a killed server may come back for.
+    pub(crate) fn hold(self: &Arc<Self>) -> Follower {
+        self.follow(self.start())
+    }
+
     /// Follows the stream from an offset, or from the first byte that is still there.
     pub fn follow(self: &Arc<Self>, at: u64) -> Follower {
         let at = Arc::new(AtomicU64::new(at.clamp(self.start(), self.length())));
@@ -211,6 +216,8 @@ pub(crate) async fn pump(
             Ok(_) => {
                 spool.trim();
                 changed.send_modify(|n| *n += 1);
+                // Whoever writes as fast as we read must not keep everybody else from running.
+                tokio::task::yield_now().await;
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 if over {

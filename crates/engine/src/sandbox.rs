@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,10 @@ use crate::store::{Record, Store};
 
 /// How many ended commands of a sandbox are remembered with their output.
 const ENDED_KEPT: usize = 64;
+
+/// How long followers of a command that needs none have to come back after a server was killed.
+/// It may be stopped by its output meanwhile, so not long.
+const RETURN_DETACHED: Duration = Duration::from_secs(2);
 
 /// What the engine needs to know of a sandbox besides what users see; stored as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -79,6 +83,8 @@ pub struct LiveSandbox {
     ended: watch::Sender<bool>,
     /// When something was last asked of it, for the curious.
     last_used: AtomicU64,
+    /// Commands that are taken up were started by another server.
+    adopting: AtomicBool,
     /// Reset and delete wait for each other.
     pub(crate) transition: tokio::sync::Mutex<()>,
 }
@@ -98,6 +104,7 @@ impl LiveSandbox {
             session_ended,
             ended,
             last_used: AtomicU64::new(now()),
+            adopting: AtomicBool::new(false),
             transition: tokio::sync::Mutex::default(),
         })
     }
@@ -209,7 +216,8 @@ impl LiveSandbox {
     fn register(&self, result: &Reply, fds: Vec<OwnedFd>) {
         if let Ok(InitOk::Started { command, streams }) = result {
             let id = command.id;
-            match RunningCommand::new(command.clone(), *streams, fds) {
+            let hold = self.adopting.load(Ordering::Relaxed);
+            match RunningCommand::new(command.clone(), *streams, fds, hold) {
                 Ok(command) => {
                     self.commands().insert(id, command);
                     self.forget_oldest();
@@ -361,9 +369,21 @@ impl LiveSandbox {
         let (InitOk::Commands(states), _) = self.ask(InitBody::List, &[]).await? else {
             return Err(self.gone());
         };
+        self.adopting.store(true, Ordering::Relaxed);
         for state in states {
             // The reply registers it.
             self.ask(InitBody::Adopt { command: state.id }, &[]).await?;
+        }
+        self.adopting.store(false, Ordering::Relaxed);
+        let detached = self.list_commands().into_iter().filter(|c| c.info().detach);
+        let detached: Vec<_> = detached.collect();
+        if !detached.is_empty() {
+            tokio::spawn(async move {
+                tokio::time::sleep(RETURN_DETACHED).await;
+                for command in detached {
+                    command.release();
+                }
+            });
         }
         Ok(())
     }
