@@ -145,6 +145,19 @@ impl Arena {
     }
 }
 
+impl Drop for Arena {
+    /// What guests made in quantity is removed behind the answers, on a busy machine long behind.
+    /// The end of the server would wait for it, and not as long.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let trash = self.server.store().join("trash");
+            forkyard_testkit::wait_for("the removal of all files", 2 * PATIENCE, || {
+                fs::read_dir(&trash).map_or(true, |mut entries| entries.next().is_none())
+            });
+        }
+    }
+}
+
 /// Compiles the attacks. gcc is there: nothing of forkyard builds without.
 fn compile(dir: &Path) -> Vec<u8> {
     let (source, program) = (dir.join("attack.c"), dir.join("attack"));

@@ -111,7 +111,7 @@ fn ask_all(guest: &Guest, tree: &str, round: u32) {
     for (method, rest) in [
         ("GET", format!("list?path={tree}&depth=9999")),
         ("GET", format!("archive?path={tree}")),
-        ("POST", format!("copy?from={tree}&to=/root/copy{round}&recursive=true")),
+        ("POST", format!("copy?from={tree}&to=/tmp/copy{round}&recursive=true")),
     ] {
         let canary = CANARY.as_bytes();
         match http.request(method, &guest.url(&rest), "") {
@@ -140,11 +140,11 @@ fn changing(guest: &Guest) {
 }
 
 fn deep(guest: &Guest) {
-    let out = guest.sh("mkdir /root/t; cd /root/t && /hostile/attack deep 1500; cd /root/t; \
+    let out = guest.sh("mkdir /tmp/t; cd /tmp/t && /hostile/attack deep 1500; cd /tmp/t; \
          n=$(head -c 255 /dev/zero | tr '\\0' n); mkdir $n; : >$n/$n; echo made");
     assert!(out.ends_with("made\n"), "{out}");
-    ask_all(guest, "/root/t", 0);
-    let target = guest.url("files?path=/root/t&recursive=true");
+    ask_all(guest, "/tmp/t", 0);
+    let target = guest.url("files?path=/tmp/t&recursive=true");
     let (status, body) = guest.arena.http().delete(&target);
     assert!((200..500).contains(&status), "{status}: {}", text(&body));
 }

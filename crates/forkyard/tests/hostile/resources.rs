@@ -1,5 +1,6 @@
 //! Taking all there is.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use forkyard_testkit::{skip, wait_for};
@@ -133,7 +134,11 @@ fn server_memory(guest: &Guest) -> u64 {
     field("RssAnon:") + field("RssShmem:")
 }
 
+/// Held by who measures the server's memory or takes much of it.
+static FLOODS: Mutex<()> = Mutex::new(());
+
 fn flood(guest: &Guest) {
+    let _alone = FLOODS.lock().unwrap_or_else(PoisonError::into_inner);
     let before = server_memory(guest);
     let number = text(&guest.exec(&["--detach"], &["head", "-c", "200M", "/dev/zero"]).stdout);
     // Nobody reads it: what is kept is bounded, and so is the server.
@@ -150,6 +155,7 @@ fn flood(guest: &Guest) {
 }
 
 fn session_flood(guest: &Guest) {
+    let _alone = FLOODS.lock().unwrap_or_else(PoisonError::into_inner);
     let answer = guest.session("head -c 33554432 /dev/zero", Duration::from_secs(30));
     assert_eq!(answer["truncated"], true, "{}", answer["exit_code"]);
     let kept = answer["stdout"].as_str().map_or(0, str::len);
