@@ -80,6 +80,19 @@ fn every_link_between_the_documents_leads_somewhere() {
     assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
 }
 
+#[test]
+fn the_page_of_the_api_shows_every_route() {
+    let root = repository();
+    let read = |path| fs::read_to_string(root.join(path)).expect(path);
+    let (routes, page) = (read("crates/api/src/routes.rs"), read("docs/api.md"));
+    let table = routes.lines().filter_map(|line| line.strip_prefix("//! | `"));
+    let named: Vec<&str> = table.filter_map(|row| row.split(['`', '?']).next()).collect();
+    assert!(named.len() > 30, "only {} routes were found", named.len());
+    let shown = |route: &str| ['`', '?'].iter().any(|end| page.contains(&format!("`{route}{end}")));
+    let missing: Vec<&&str> = named.iter().filter(|route| !shown(route)).collect();
+    assert!(missing.is_empty(), "docs/api.md lacks {missing:?}");
+}
+
 /// Targets of inline links that are not addresses elsewhere.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link).filter(
