@@ -12,9 +12,10 @@ use forkyard_sys::channel;
 use rustix::fs::FlockOperation;
 use tokio::sync::{Notify, watch};
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Group};
 use crate::clock::now;
 use crate::command::RunningCommand;
+use crate::cradle::{Cradle, Nursery, place};
 use crate::error::{Error, Result};
 use crate::ids::{Mode, SLOTS};
 use crate::images::{Added, Images, ImportOptions, Progress, PullOptions, Rootfs};
@@ -48,8 +49,9 @@ pub struct Engine {
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) images: Images,
     pub(crate) trash: Trash,
-    /// Deleted sandboxes of which something is still there.
-    cleaning: watch::Sender<usize>,
+    pub(crate) nursery: Nursery,
+    /// What is still being written down or removed behind answers.
+    behind: watch::Sender<usize>,
     /// A sandbox went out of the index.
     released: Notify,
     sandboxes: Mutex<Index>,
@@ -86,12 +88,14 @@ impl Engine {
             spawner,
             images,
             trash,
-            cleaning: watch::channel(0).0,
+            nursery: Nursery::default(),
+            behind: watch::channel(0).0,
             released: Notify::new(),
             sandboxes: Mutex::default(),
             _lock: lock,
         });
         crate::recovery::recover(&engine).await?;
+        engine.expect_another();
         Ok(engine)
     }
 
@@ -169,7 +173,10 @@ impl Engine {
 
     /// All sandboxes, by age.
     pub fn list(&self) -> Vec<Arc<LiveSandbox>> {
-        self.index().by_id.values().cloned().collect()
+        let mut all: Vec<_> = self.index().by_id.values().cloned().collect();
+        // Ids are in order but for those that were chosen ahead.
+        all.sort_by_cached_key(|live| live.record().0.created_at);
+        all
     }
 
     /// How many run or are about to.
@@ -246,14 +253,21 @@ impl Engine {
         self.cgroups.check(&spec.limits)?;
         let image = spec.image.clone().unwrap_or_else(|| crate::images::HOST.to_owned());
         let rootfs = self.images.rootfs(&image).await?;
-        let id = SandboxId::new();
-        let slot = match self.reserve(&id, spec.name.as_deref()) {
-            Err(Error::NameTaken { .. }) => {
-                self.wait_leaving(|live| live.info().name == spec.name).await;
-                self.reserve(&id, spec.name.as_deref())?
-            }
-            reserved => reserved?,
+        // What was prepared has a network of its own.
+        let cradle = if spec.net == Net::None { self.nursery.take() } else { None };
+        let (id, slot, cradle) = match cradle {
+            Some(Cradle { id, slot, group }) => (id, slot, Some(group)),
+            None => (SandboxId::new(), self.reserve_slot()?, None),
         };
+        if let Some(name) = &spec.name
+            && let Err(error) = self.take_name(&id, name).await
+        {
+            match cradle {
+                Some(group) => self.remove_cradle(Cradle { id, slot, group }),
+                None => self.release_slot(slot),
+            }
+            return Err(error);
+        }
         let (mut internal, mut setup) = self.plan(&id, &spec, rootfs, slot);
         setup.session = purpose == Purpose::Keep;
         internal.ephemeral = purpose == Purpose::Run { ephemeral: true };
@@ -280,8 +294,11 @@ impl Engine {
             return Err(error);
         }
         self.index().by_id.insert(id, Arc::clone(&live));
-        match self.spawn(&live, setup).await {
-            Ok(ready) => Ok((live, ready)),
+        match self.spawn(&live, setup, cradle).await {
+            Ok(ready) => {
+                self.expect_another();
+                Ok((live, ready))
+            }
             Err(error) => Err(self.undo(&live, error).await),
         }
     }
@@ -351,20 +368,25 @@ impl Engine {
     }
 
     /// Makes directories, groups and sockets, and has init cloned.
-    async fn spawn(self: &Arc<Self>, live: &Arc<LiveSandbox>, setup: Setup) -> Result<Ready> {
+    async fn spawn(
+        self: &Arc<Self>,
+        live: &Arc<LiveSandbox>,
+        setup: Setup,
+        cradle: Option<Group>,
+    ) -> Result<Ready> {
         let id = live.id().clone();
         let internal = live.internal();
         self.layout.make_sandbox(&id)?;
-        let group = self.cgroups.create(&id, &live.info().spec.limits)?;
+        let limits = live.info().spec.limits;
+        let group = Self::groups(&self.cgroups, &id, &limits, cradle)?;
         // Found by its name again, should the server die before it is written down.
         live.record().1.group = Some(group.clone());
         let path = self.layout.socket(&id);
         let listener = channel::listen_at(&path)
             .map_err(Error::io(format!("listening at {}", path.display())))?;
         let (ours, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
-        let ids = self.mode.ids(internal.slot);
-        let spawned =
-            self.spawner.spawn(ids, internal.sources, setup, theirs, &listener, &group).await?;
+        let place = place(&self.mode, internal.slot, &group);
+        let spawned = self.spawner.spawn(place, internal.sources, setup, theirs, &listener).await?;
         let pid = spawned.pid;
         let ready = live.connect(ours, spawned.pidfd, self.on_end())?;
         Ok(Ready { pid, ready })
@@ -417,25 +439,41 @@ impl Engine {
         error
     }
 
-    /// Takes a name and a slot for a sandbox.
-    fn reserve(&self, id: &SandboxId, name: Option<&str>) -> Result<u32> {
+    /// Takes a range of ids.
+    pub(crate) fn reserve_slot(&self) -> Result<u32> {
         let mut index = self.index();
-        if let Some(name) = name {
-            if let Some(by) = index.names.get(name) {
-                return Err(Error::NameTaken { name: name.to_owned(), by: by.to_string() });
-            }
-            if name.parse::<SandboxId>().is_ok_and(|id| index.by_id.contains_key(&id)) {
-                return Err(Error::NameTaken { name: name.to_owned(), by: name.to_owned() });
-            }
-        }
         let slot = (0..SLOTS)
             .find(|slot| !index.slots.contains(slot))
             .ok_or_else(|| Error::Invalid(format!("{SLOTS} sandboxes exist: no more ids")))?;
         index.slots.insert(slot);
-        if let Some(name) = name {
-            index.names.insert(name.to_owned(), id.clone());
-        }
         Ok(slot)
+    }
+
+    pub(crate) fn release_slot(&self, slot: u32) {
+        self.index().slots.remove(&slot);
+    }
+
+    /// Takes a name for a sandbox, when need be from one that is about to leave.
+    async fn take_name(&self, id: &SandboxId, name: &str) -> Result<()> {
+        match self.reserve_name(id, name) {
+            Err(Error::NameTaken { .. }) => {
+                self.wait_leaving(|live| live.info().name.as_deref() == Some(name)).await;
+                self.reserve_name(id, name)
+            }
+            reserved => reserved,
+        }
+    }
+
+    fn reserve_name(&self, id: &SandboxId, name: &str) -> Result<()> {
+        let mut index = self.index();
+        if let Some(by) = index.names.get(name) {
+            return Err(Error::NameTaken { name: name.to_owned(), by: by.to_string() });
+        }
+        if name.parse::<SandboxId>().is_ok_and(|id| index.by_id.contains_key(&id)) {
+            return Err(Error::NameTaken { name: name.to_owned(), by: name.to_owned() });
+        }
+        index.names.insert(name.to_owned(), id.clone());
+        Ok(())
     }
 
     fn release(&self, live: &LiveSandbox) {
@@ -515,7 +553,7 @@ impl Engine {
     // Reset.
 
     /// Throws away everything that a sandbox did, and starts it again from its image.
-    pub async fn reset(&self, live: &Arc<LiveSandbox>) -> Result<()> {
+    pub async fn reset(self: &Arc<Self>, live: &Arc<LiveSandbox>) -> Result<()> {
         let _turn = live.transition.lock().await;
         if live.state() != State::Running {
             return Err(live.wrong_state());
@@ -524,28 +562,15 @@ impl Engine {
         self.reset_now(live).await
     }
 
-    /// The reset of a sandbox that is written down as being reset.
-    pub(crate) async fn reset_now(&self, live: &Arc<LiveSandbox>) -> Result<()> {
+    /// The reset of a sandbox that is written down as being reset. Done again, as by a server that
+    /// did not hear of its end or did not come to write it down, it changes nothing.
+    pub(crate) async fn reset_now(self: &Arc<Self>, live: &Arc<LiveSandbox>) -> Result<()> {
         let internal = live.internal();
         let old = self.layout.sandbox(live.id()).join(internal.generation_name());
         let next = Internal { generation: internal.generation + 1, ..internal };
-        // What a reset that was cut off has left is not empty.
-        let upper = self.layout.sandbox(live.id()).join(next.generation_name());
-        self.layout.discard(&upper)?;
-        let halted = live.ask_later(InitBody::Halt, &[]).await?;
-        let pid = live.info().pid.unwrap_or(0);
-        let ids = self.mode.ids(next.slot);
-        let mounts = self.spawner.mounts(pid, ids, next.sources.clone()).await?;
-        let fds: Vec<_> = mounts.iter().map(std::os::fd::AsFd::as_fd).collect();
         let reset = InitBody::Reset { generation: next.generation_name() };
-        let reset = live.ask_later(reset, &fds).await;
-        drop(mounts);
-        let done = async {
-            live.answered(halted).await?;
-            live.answered(reset?).await.map(drop)
-        };
-        let done = match tokio::time::timeout(SETUP_WAIT, done).await {
-            Ok(done) => done,
+        let done = match tokio::time::timeout(SETUP_WAIT, live.ask(reset, &[])).await {
+            Ok(done) => done.map(drop),
             Err(_) => Err(Error::Invalid("resetting the sandbox took too long".to_owned())),
         };
         live.lose_everything();
@@ -555,13 +580,39 @@ impl Engine {
             live.kill();
             return Err(error);
         }
-        live.change("ready", "", |sandbox, internal| {
+        live.change_in_memory(|sandbox, internal| {
             sandbox.state = State::Running;
             internal.generation = next.generation;
-        })?;
-        self.layout.discard(&old)?;
-        self.trash.sweep();
+        });
+        let (engine, live) = (Arc::clone(self), Arc::clone(live));
+        self.behind(async move {
+            engine.end_reset(&live, next.generation).await?;
+            engine.layout.discard(&old)?;
+            engine.trash.sweep();
+            Ok(())
+        });
         Ok(())
+    }
+
+    /// Writes down that a reset is over, unless the sandbox has gone on to something else.
+    async fn end_reset(&self, live: &LiveSandbox, generation: u32) -> Result<()> {
+        let _turn = live.transition.lock().await;
+        if live.state() == State::Running && live.internal().generation == generation {
+            live.change("ready", "", |_, _| ())?;
+        }
+        Ok(())
+    }
+
+    /// Does something behind an answer, after which nobody waits for it but [`Engine::settle`].
+    fn behind(self: &Arc<Self>, work: impl Future<Output = Result<()>> + Send + 'static) {
+        self.behind.send_modify(|n| *n += 1);
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = work.await {
+                tracing::error!(%error, "after an answer; the next start will end it");
+            }
+            engine.behind.send_modify(|n| *n -= 1);
+        });
     }
 
     // End.
@@ -581,14 +632,8 @@ impl Engine {
     /// of it runs, and nobody finds it.
     pub async fn delete(self: &Arc<Self>, live: &Arc<LiveSandbox>) -> Result<()> {
         if self.end_for_good(live, "").await? {
-            self.cleaning.send_modify(|n| *n += 1);
             let (engine, live) = (Arc::clone(self), Arc::clone(live));
-            tokio::spawn(async move {
-                if let Err(error) = engine.remove_rest(&live, "") {
-                    tracing::error!(sandbox = %live.id(), %error, "removing; the next start will");
-                }
-                engine.cleaning.send_modify(|n| *n -= 1);
-            });
+            self.behind(async move { engine.remove_rest(&live, "") });
         }
         Ok(())
     }
@@ -667,12 +712,15 @@ impl Engine {
 
     /// Waits until what was thrown away is gone from the disk.
     pub async fn settle(&self) {
-        let _ = self.cleaning.subscribe().wait_for(|n| *n == 0).await;
+        let _ = self.behind.subscribe().wait_for(|n| *n == 0).await;
         self.trash.settled().await;
     }
 
     /// Removes what a server that has no sandbox leaves behind on the host.
     pub fn retire(&self) {
+        if let Some(cradle) = self.nursery.close() {
+            self.remove_cradle(cradle);
+        }
         if self.alive() == 0 {
             let swept = self.cgroups.sweep(&BTreeSet::new());
             if let Err(error) = swept.map(drop).and_then(|()| self.cgroups.retire()) {

@@ -29,6 +29,7 @@ pub mod cgroup;
 mod check;
 pub mod clock;
 mod command;
+mod cradle;
 mod engine;
 mod error;
 mod ids;

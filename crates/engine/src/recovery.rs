@@ -85,7 +85,7 @@ async fn take_over(engine: &Arc<Engine>, live: &Arc<LiveSandbox>, found: Found) 
     // It was ready long ago: nothing tells so again.
     drop(live.connect(found.socket, found.pidfd, engine.on_end())?);
     if live.state() == State::Resetting {
-        return engine.reset_now(live).await;
+        engine.reset_now(live).await?;
     }
     live.adopt_commands().await?;
     engine.store.event(live.id(), "takeover", "")?;

@@ -153,6 +153,13 @@ impl LiveSandbox {
         Ok(())
     }
 
+    /// Changes its record here; whoever does so sees to it that it is written later.
+    pub(crate) fn change_in_memory(&self, change: impl FnOnce(&mut Sandbox, &mut Internal)) {
+        let mut record = self.record();
+        let (sandbox, internal) = &mut *record;
+        change(sandbox, internal);
+    }
+
     // Init.
 
     /// Talks to init over this socket from now on. Gives what tells when it is ready.

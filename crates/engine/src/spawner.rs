@@ -6,11 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use forkyard_guest::proto::{
-    Failure, Ids, MountSource, Setup, SpawnerReply, SpawnerRequest, decode, encode,
+    Failure, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, decode, encode,
 };
 use forkyard_sys::channel;
 
-use crate::cgroup::Group;
 use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::link::Link;
@@ -80,9 +79,7 @@ impl Running {
     async fn receive(link: Arc<Link<SpawnerReply>>) {
         while let Some(message) = link.receive().await {
             let Ok(reply) = decode::<SpawnerReply>(&message.bytes) else { continue };
-            let (SpawnerReply::Spawned { seq, .. }
-            | SpawnerReply::Mounts { seq }
-            | SpawnerReply::Failed { seq, .. }) = reply;
+            let (SpawnerReply::Spawned { seq, .. } | SpawnerReply::Failed { seq, .. }) = reply;
             link.answer(seq, (reply, message.fds));
         }
         link.close();
@@ -108,21 +105,15 @@ impl Spawner {
     /// Makes the init of a sandbox. `control` and `listener` are its ends.
     pub(crate) async fn spawn(
         &self,
-        ids: Ids,
+        place: Place,
         sources: Vec<MountSource>,
         setup: Setup,
         control: OwnedFd,
         listener: &OwnedFd,
-        group: &Group,
     ) -> Result<Spawned> {
         let fds = [control.as_fd(), listener.as_fd()];
-        let cgroup_procs = group
-            .dirs()
-            .iter()
-            .map(|dir| dir.path().join("cgroup.procs").to_string_lossy().into_owned())
-            .collect();
         let setup = Box::new(setup);
-        let request = |seq| SpawnerRequest::Spawn { seq, cgroup_procs, ids, sources, setup };
+        let request = |seq| SpawnerRequest::Spawn { seq, place, sources, setup };
         match self.ask(request, &fds).await? {
             (SpawnerReply::Spawned { pid, .. }, mut fds) if !fds.is_empty() => {
                 Ok(Spawned { pid, pidfd: fds.swap_remove(0) })
@@ -131,18 +122,11 @@ impl Spawner {
         }
     }
 
-    /// Makes the mounts of a running sandbox anew.
-    pub(crate) async fn mounts(
-        &self,
-        pid: u32,
-        ids: Ids,
-        sources: Vec<MountSource>,
-    ) -> Result<Vec<OwnedFd>> {
-        let request = |seq| SpawnerRequest::Mounts { seq, pid, ids, sources };
-        match self.ask(request, &[]).await? {
-            (SpawnerReply::Mounts { .. }, fds) => Ok(fds),
-            _ => Err(confused()),
-        }
+    /// Has an init prepared for the sandbox that will be spawned at this place.
+    pub(crate) async fn prepare(&self, place: Place) -> Result<()> {
+        let request = SpawnerRequest::Prepare { place };
+        let bytes = encode(&request).map_err(|e| Error::Invalid(e.to_string()))?;
+        self.link()?.send(&bytes, &[]).await.map_err(gone)
     }
 
     /// Starts a job in a child of the spawner; its answer comes through the socket given back,

@@ -20,11 +20,13 @@ use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, WaitOptions, WaitStatus, 
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Root};
+use crate::kernel_files::{Fresh, KernelFiles};
 use crate::launch::{Confinement, Launch, shell_path};
 use crate::proto::{
     CommandState, Ended, Failure, InitBody, InitError, InitMessage, InitOk, InitRequest, Setup,
     Start, StartError, decode, encode,
 };
+use crate::rootfs::Builder;
 use crate::session::{self, Pipes};
 use crate::streams::{self, ServerEnds};
 
@@ -42,23 +44,40 @@ const CORE: Rlimit = Rlimit { current: Some(1), maximum: Some(1) };
 /// A user of a sandbox gets this part of what the server's user may watch.
 const WATCHES_PART: u64 = 4;
 
+/// What the spawner tells an init that is where it belongs, before what it will be is known.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Growth {
+    /// It has one id only.
+    pub(crate) single_id: bool,
+    /// It has a network namespace of its own.
+    pub(crate) own_network: bool,
+}
+
 /// What a new init is told by the spawner. With it: its end of the channel to the server, the
 /// socket where later servers connect, and its mounts.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Birth {
     /// How to set up the sandbox.
     pub(crate) setup: Setup,
-    /// It has one id only.
-    pub(crate) single_id: bool,
 }
 
-/// Waits on `cord` to be told what to be, and runs that sandbox until it ends; gives init's exit
-/// status. Every command is put under `filter`.
-pub(crate) fn main(proof: SingleThreaded, filter: &Filter, cord: OwnedFd) -> i32 {
+/// Grows as it is told on `cord`, waits there to be told what to be, and runs that sandbox until
+/// it ends; gives init's exit status. Every command is put under `filter`.
+///
+/// What failed before is told in the answer to its birth.
+pub(crate) fn main(
+    proof: SingleThreaded,
+    filter: &Filter,
+    cord: OwnedFd,
+    joined: Result<(), Failure>,
+) -> i32 {
     if process::close_all_but(&[cord.as_fd()]).is_err() {
         return 1;
     }
     limit_watches();
+    let Ok(Some(message)) = channel::receive(&cord) else { return 1 };
+    let Ok(growth) = decode::<Growth>(&message.bytes) else { return 1 };
+    let kernel_files = joined.and_then(|()| grow(&growth));
     let Ok(Some(message)) = channel::receive(&cord) else { return 1 };
     drop(cord);
     let mut fds = message.fds.into_iter();
@@ -67,8 +86,9 @@ pub(crate) fn main(proof: SingleThreaded, filter: &Filter, cord: OwnedFd) -> i32
     else {
         return 1;
     };
-    let Birth { setup, single_id } = birth;
-    let parts = match set_up(&setup, &fds.collect::<Vec<_>>(), single_id) {
+    let Birth { setup } = birth;
+    let mounts = fds.collect();
+    let parts = match kernel_files.and_then(|files| set_up(&setup, files, mounts)) {
         Ok(parts) => parts,
         Err(failure) => {
             if let Ok(bytes) = encode(&InitMessage::Ready(Err(InitError::Setup(failure)))) {
@@ -81,9 +101,10 @@ pub(crate) fn main(proof: SingleThreaded, filter: &Filter, cord: OwnedFd) -> i32
         proof,
         deadline: setup.deadline,
         setup,
-        single_id,
+        single_id: growth.single_id,
         confinement: Confinement { filter, wall: parts.wall },
         root: parts.root,
+        builder: parts.builder,
         children: parts.children,
         epoll: parts.epoll,
         listener,
@@ -117,32 +138,44 @@ fn limit_watches() {
 }
 
 struct Parts {
+    builder: Builder,
     root: Root,
     wall: Option<Wall>,
     children: OwnedFd,
     epoll: OwnedFd,
 }
 
-/// Takes on root's ids, builds the root and moves into it, and gives up what can be given up.
-fn set_up(setup: &Setup, mounts: &[OwnedFd], single_id: bool) -> Result<Parts, Failure> {
+/// Takes on root's ids, and does all that is the same for every sandbox.
+fn grow(growth: &Growth) -> Result<KernelFiles, Failure> {
     let failed = |what: &'static str| move |e: io::Error| Failure::new(what, &e);
-    process::become_user(Uid::ROOT, Gid::ROOT, &[], !single_id)
+    process::become_user(Uid::ROOT, Gid::ROOT, &[], !growth.single_id)
         .map_err(failed("taking on root's ids"))?;
     process::set_not_dumpable().map_err(failed("prctl PR_SET_DUMPABLE"))?;
     setrlimit(Resource::Core, CORE).map_err(|e| Failure::new("setrlimit core", &e.into()))?;
     rustix::process::setsid().map_err(|e| Failure::new("setsid", &e.into()))?;
     process::unshare_cgroup().map_err(failed("unshare of the cgroup namespace"))?;
-    rustix::system::sethostname(setup.hostname.as_bytes())
-        .map_err(|e| Failure::new("sethostname", &e.into()))?;
-    if !setup.host_network {
+    if growth.own_network {
         net::loopback_up().map_err(failed("setting lo up"))?;
     }
-    crate::rootfs::make_generation(setup, &setup.generation, mounts)?;
-    crate::rootfs::enter(setup, &setup.generation, mounts)?;
+    KernelFiles::mount(growth.own_network)
+}
+
+/// Builds the root and moves into it, and gives up what can be given up.
+fn set_up(setup: &Setup, files: KernelFiles, mounts: Vec<OwnedFd>) -> Result<Parts, Failure> {
+    let failed = |what: &'static str| move |e: io::Error| Failure::new(what, &e);
+    rustix::system::sethostname(setup.hostname.as_bytes())
+        .map_err(|e| Failure::new("sethostname", &e.into()))?;
+    if setup.cgroup2 {
+        files.add_cgroup2()?;
+    }
+    let mut builder = Builder::new(files, mounts);
+    builder.make_uppers(setup)?;
+    builder.enter(setup, Fresh::mount(setup.tmp_size)?)?;
     caps::limit_bounding_set().map_err(failed("dropping the bounding set"))?;
     caps::set_no_new_privs().map_err(failed("prctl PR_SET_NO_NEW_PRIVS"))?;
     let (root, wall) = open_root(setup)?;
     Ok(Parts {
+        builder,
         root,
         wall,
         children: signal::child_events().map_err(failed("signalfd"))?,
@@ -183,6 +216,7 @@ struct Init<'a> {
     setup: Setup,
     single_id: bool,
     confinement: Confinement<'a>,
+    builder: Builder,
     root: Root,
     children: OwnedFd,
     epoll: OwnedFd,
@@ -311,12 +345,9 @@ impl Init<'_> {
             InitBody::Forget { command } => {
                 (self.forget(command).map(|()| InitOk::Done), Vec::new())
             }
-            InitBody::Halt => {
-                (self.halt().map(|()| InitOk::Done).map_err(InitError::Failed), Vec::new())
-            }
+            InitBody::Reset { generation } if generation == self.setup.generation => done(),
             InitBody::Reset { generation } => {
-                let reset = self.reset(&generation, &fds);
-                drop(fds);
+                let reset = self.reset(generation);
                 let result = reset.map(|()| InitOk::Done).map_err(InitError::Failed);
                 self.reply(seq, result, &[]);
                 return self.start_first_session();
@@ -618,9 +649,9 @@ impl Init<'_> {
 
     // Reset.
 
-    /// Kills everything. The mounts for what comes next are being made meanwhile.
-    fn halt(&mut self) -> Result<(), Failure> {
-        self.kill_everything();
+    /// Kills everything, and moves into a root as new as at the start.
+    fn reset(&mut self, generation: String) -> Result<(), Failure> {
+        let _ = process::kill_all(9);
         for seq in std::mem::take(&mut self.workers).into_values() {
             self.lose_request(seq);
         }
@@ -628,12 +659,13 @@ impl Init<'_> {
         self.session = None;
         // Shared memory, semaphores and queues outlive processes.
         process::unshare(&self.proof, CloneFlags::IPC)
-            .map_err(|e| Failure::new("unshare of the ipc namespace", &e))
-    }
-
-    fn reset(&mut self, generation: &str, mounts: &[OwnedFd]) -> Result<(), Failure> {
-        crate::rootfs::make_generation(&self.setup, generation, mounts)?;
-        crate::rootfs::enter(&self.setup, generation, mounts)?;
+            .map_err(|e| Failure::new("unshare of the ipc namespace", &e))?;
+        self.setup.generation = generation;
+        // Made while they die. Nothing of the new root may be where the dying could see it.
+        self.builder.make_uppers(&self.setup)?;
+        let fresh = Fresh::mount(self.setup.tmp_size)?;
+        self.kill_everything();
+        self.builder.enter(&self.setup, fresh)?;
         (self.root, self.confinement.wall) = open_root(&self.setup)?;
         Ok(())
     }

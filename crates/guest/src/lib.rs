@@ -23,8 +23,10 @@
 //! together by the tests of the `forkyard` crate, which make real sandboxes.
 #![forbid(unsafe_code)]
 
+mod embryo;
 pub mod files;
 pub mod init;
+mod kernel_files;
 mod launch;
 pub mod proto;
 mod rootfs;

@@ -20,6 +20,17 @@ pub enum Ids {
     Single,
 }
 
+/// Where an init is put before it is told what to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Directory of its group in the unified hierarchy, absolute.
+    pub cgroup2: Option<String>,
+    /// Directories of its groups in the v1 hierarchies, absolute.
+    pub cgroup1: Vec<String>,
+    /// Its ids.
+    pub ids: Ids,
+}
+
 /// A host directory or file that a sandbox's mounts are made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountSource {
@@ -39,25 +50,18 @@ pub enum SpawnerRequest {
     Spawn {
         /// Comes back in the reply.
         seq: u64,
-        /// The `cgroup.procs` files of its groups, absolute paths.
-        cgroup_procs: Vec<String>,
-        /// Its ids.
-        ids: Ids,
+        /// Where it is made, unless one was prepared there.
+        place: Place,
         /// What its root is made of, as [`Setup`] refers to it by index.
         sources: Vec<MountSource>,
         /// The rest, for init.
         setup: Box<Setup>,
     },
-    /// Make the mounts of a running sandbox anew, for a reset.
-    Mounts {
-        /// Comes back in the reply.
-        seq: u64,
-        /// Host process id of its init.
-        pid: u32,
-        /// Its ids.
-        ids: Ids,
-        /// As in `Spawn`.
-        sources: Vec<MountSource>,
+    /// Prepare an init for the sandbox that will be asked for at this place, when there is
+    /// nothing else to do. One at a time: it takes the place of the one before.
+    Prepare {
+        /// Where.
+        place: Place,
     },
     /// Run a job in a child of the spawner, with its rights over the store. With it: the socket
     /// that the job's answer goes to, then the job's own descriptors.
@@ -78,11 +82,6 @@ pub enum SpawnerReply {
         seq: u64,
         /// Its process id on the host.
         pid: u32,
-    },
-    /// The mounts, with it: one detached mount per source.
-    Mounts {
-        /// The request's.
-        seq: u64,
     },
     /// It failed.
     Failed {
@@ -228,9 +227,8 @@ pub enum InitBody {
     },
     /// A file request. With it, for some: a pipe.
     File(Box<FileRequest>),
-    /// Kill everything: a reset begins.
-    Halt,
-    /// Start again with empty uppers. With it: the mounts, as at the start.
+    /// Kill everything and start again with empty uppers. Asked again for the generation that it
+    /// is in, by a server that took over, it does nothing.
     Reset {
         /// Name of the new generation.
         generation: String,

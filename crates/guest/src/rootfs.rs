@@ -6,108 +6,131 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use forkyard_sys::mount::{
-    self, MountAttr, NODEV, NOEXEC, NOSUID, RDONLY, attach_mount, attach_mount_on, clone_mount,
-    mount_setattr, new_mount, open_dir,
-};
+use forkyard_sys::mount::{self, attach_mount, attach_mount_on, clone_mount, open_dir};
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
+use crate::kernel_files::{Fresh, KernelFiles};
 use crate::proto::{Failure, Overlay, Setup};
 
 /// Where mounts are put while a root is built: a directory that every root has, is not needed
 /// meanwhile, and goes away with the old root.
 const ANCHOR: &str = "/dev";
 
-/// Kernel files that tell of the host, as OCI runtimes mask them: covered by an empty file.
-const MASKED_FILES: [&str; 7] = [
-    "proc/interrupts",
-    "proc/kcore",
-    "proc/keys",
-    "proc/latency_stats",
-    "proc/sched_debug",
-    "proc/timer_list",
-    "proc/timer_stats",
-];
-
-/// Kernel directories that tell of the host: covered by an empty directory.
-const MASKED_DIRS: [&str; 5] =
-    ["proc/acpi", "proc/asound", "proc/scsi", "sys/firmware", "sys/devices/virtual/powercap"];
-
-/// Kernel files that change the host: shown read-only.
-const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
-
-/// Builds the root that `setup` describes over the uppers of `generation`, and makes it `/`.
-///
-/// The old root is let go. `mounts` are the sources of `setup`, in its order, detached.
-pub(crate) fn enter(setup: &Setup, generation: &str, mounts: &[OwnedFd]) -> Result<(), Failure> {
-    let anchor = open_dir(ANCHOR).map_err(|e| Failure::new("opening /dev", &e))?;
-    let state = source(mounts, setup.state)?;
-    for overlay in &setup.overlays {
-        for &lower in &overlay.lowers {
-            attach_once(source(mounts, lower)?, &anchor)?;
-        }
-    }
-    attach_once(state, &anchor)?;
-    write_identity(setup, generation, state)?;
-
-    let mut root = None;
-    for overlay in &setup.overlays {
-        let target = match &root {
-            None => ANCHOR.to_owned(),
-            Some(root) => {
-                let dir = directory(root, &overlay.target)?;
-                mount_overlay(overlay, generation, state, mounts, &fd_path(&dir))?;
-                continue;
-            }
-        };
-        mount_overlay(overlay, generation, state, mounts, &target)?;
-        root = Some(open_dir(ANCHOR).map_err(|e| Failure::new("opening the root", &e))?);
-    }
-    let Some(root) = root else {
-        return Err(Failure::new("building a root of no overlay", &Errno::INVAL.into()));
-    };
-    mount_kernel_files(setup, &root, source(mounts, setup.dev)?)?;
-    if setup.make_workdir {
-        directory(&root, &setup.workdir)?;
-    }
-    for volume in &setup.volumes {
-        let fd = source(mounts, volume.source)?;
-        mount_volume(&root, fd, &volume.target)?;
-    }
-    // After the volumes: with the host's network, /sys is one.
-    mask(&root)?;
-    mount::pivot_into(&root).map_err(|e| Failure::new("pivot_root into the sandbox's root", &e))
+/// What roots are built of, one after the other.
+pub(crate) struct Builder {
+    kernel_files: KernelFiles,
+    /// The sources of the setup, in its order, detached.
+    mounts: Vec<OwnedFd>,
 }
 
-/// Makes the empty directories that the overlays of a generation write to.
-pub(crate) fn make_generation(
-    setup: &Setup,
-    generation: &str,
-    mounts: &[OwnedFd],
-) -> Result<(), Failure> {
-    let state = source(mounts, setup.state)?;
-    make_dir(state, generation)?;
-    for overlay in &setup.overlays {
-        let upper = format!("{generation}/{}", overlay.name);
-        make_dir(state, &upper)?;
-        make_dir(state, &format!("{upper}.work"))?;
+impl Builder {
+    /// `mounts` are the sources of the setup, in its order, detached.
+    pub(crate) fn new(kernel_files: KernelFiles, mounts: Vec<OwnedFd>) -> Self {
+        Self { kernel_files, mounts }
     }
-    Ok(())
+
+    /// Makes what the overlays of the setup's generation write to: empty, but for the files that
+    /// carry the sandbox's name.
+    pub(crate) fn make_uppers(&self, setup: &Setup) -> Result<(), Failure> {
+        let state = source(&self.mounts, setup.state)?;
+        make_dir(state, &setup.generation)?;
+        for overlay in &setup.overlays {
+            let upper = format!("{}/{}", setup.generation, overlay.name);
+            make_dir(state, &upper)?;
+            make_dir(state, &format!("{upper}.work"))?;
+        }
+        write_identity(setup, state)
+    }
+
+    /// Builds the root that `setup` describes over the uppers of its generation, and makes it `/`.
+    /// The old root is let go.
+    pub(crate) fn enter(&mut self, setup: &Setup, fresh: Fresh) -> Result<(), Failure> {
+        let anchor = open_dir(ANCHOR).map_err(|e| Failure::new("opening /dev", &e))?;
+        let mut used = Used::of(&self.mounts);
+        for &lower in setup.overlays.iter().flat_map(|overlay| &overlay.lowers) {
+            used.once(lower, |fd| attach_mount_on(fd, &anchor), "attaching a layer")?;
+        }
+        used.once(setup.state, |fd| attach_mount_on(fd, &anchor), "attaching the uppers")?;
+
+        let mut root = None;
+        for overlay in &setup.overlays {
+            let target = match &root {
+                None => ANCHOR.to_owned(),
+                Some(root) => {
+                    let dir = directory(root, &overlay.target)?;
+                    mount_overlay(overlay, setup, &self.mounts, &fd_path(&dir))?;
+                    continue;
+                }
+            };
+            mount_overlay(overlay, setup, &self.mounts, &target)?;
+            root = Some(open_dir(ANCHOR).map_err(|e| Failure::new("opening the root", &e))?);
+        }
+        let Some(root) = root else {
+            return Err(Failure::new("building a root of no overlay", &Errno::INVAL.into()));
+        };
+        for name in ["proc", "sys", "dev", "tmp"] {
+            make_dir(&root, name)?;
+        }
+        self.kernel_files.move_to(&root)?;
+        used.once(setup.dev, |fd| attach_mount(fd, &root, "dev"), "attaching /dev")?;
+        fresh.attach(&root)?;
+        if setup.make_workdir {
+            directory(&root, &setup.workdir)?;
+        }
+        for volume in &setup.volumes {
+            let what = format!("mounting the volume at {}", volume.target);
+            let place = place_for(source(&self.mounts, volume.source)?, &root, &volume.target)?;
+            used.once(volume.source, |fd| attach_mount_on(fd, &place), &what)?;
+        }
+        if setup.host_network {
+            // /sys is a volume then.
+            crate::kernel_files::mask_sys(
+                &open_dir_at(&root, "sys").map_err(|e| Failure::new("opening /sys", &e))?,
+            )?;
+        }
+        self.mounts = used.spares()?;
+        mount::pivot_into(&root).map_err(|e| Failure::new("pivot_root into the sandbox's root", &e))
+    }
+}
+
+/// Mounts that go into a root, and a copy of each for the next one: a mount goes away with the
+/// root that it was part of.
+struct Used<'a> {
+    mounts: &'a [OwnedFd],
+    spares: Vec<Option<OwnedFd>>,
+}
+
+impl<'a> Used<'a> {
+    fn of(mounts: &'a [OwnedFd]) -> Self {
+        Self { mounts, spares: mounts.iter().map(|_| None).collect() }
+    }
+
+    /// Attaches a mount, unless it is: layers may be used twice.
+    fn once(
+        &mut self,
+        index: usize,
+        attach: impl FnOnce(&OwnedFd) -> io::Result<()>,
+        what: &str,
+    ) -> Result<(), Failure> {
+        let fd = source(self.mounts, index)?;
+        if let Some(spare) = self.spares.get_mut(index).filter(|spare| spare.is_none()) {
+            // Copied at once: something may be mounted on it later.
+            let copy = attach(fd).and_then(|()| clone_mount(fd, "", true));
+            *spare = Some(copy.map_err(|e| Failure::new(what, &e))?);
+        }
+        Ok(())
+    }
+
+    fn spares(self) -> Result<Vec<OwnedFd>, Failure> {
+        let unused = || Failure::new("keeping a mount that no root has", &Errno::BADF.into());
+        self.spares.into_iter().map(|spare| spare.ok_or_else(unused)).collect()
+    }
 }
 
 fn source(mounts: &[OwnedFd], index: usize) -> Result<&OwnedFd, Failure> {
     mounts.get(index).ok_or_else(|| Failure::new("finding a mount", &Errno::BADF.into()))
-}
-
-/// Attaches a mount at the anchor; one that is there already, as a layer used twice, stays.
-fn attach_once(fd: &OwnedFd, anchor: &OwnedFd) -> Result<(), Failure> {
-    match attach_mount_on(fd, anchor) {
-        Ok(()) => Ok(()),
-        Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
-        Err(e) => Err(Failure::new("attaching a layer", &e)),
-    }
 }
 
 fn fd_path(fd: &OwnedFd) -> String {
@@ -117,8 +140,7 @@ fn fd_path(fd: &OwnedFd) -> String {
 /// Mounts one overlay. By mount(2), since a value given to fsconfig(2) ends at 256 bytes.
 fn mount_overlay(
     overlay: &Overlay,
-    generation: &str,
-    state: &OwnedFd,
+    setup: &Setup,
     mounts: &[OwnedFd],
     target: &str,
 ) -> Result<(), Failure> {
@@ -129,7 +151,8 @@ fn mount_overlay(
         }
         lowers.push_str(&fd_path(source(mounts, lower)?));
     }
-    let upper = format!("{}/{generation}/{}", fd_path(state), overlay.name);
+    let state = fd_path(source(mounts, setup.state)?);
+    let upper = format!("{state}/{}/{}", setup.generation, overlay.name);
     // `userxattr`: this is a user namespace, which may not read trusted.* attributes.
     // `volatile`: a sandbox does not outlive its host's crash, so nothing need reach the disk.
     let options =
@@ -143,9 +166,9 @@ fn mount_overlay(
 }
 
 /// Writes the files that carry the sandbox's name, into the upper that will be mounted.
-fn write_identity(setup: &Setup, generation: &str, state: &OwnedFd) -> Result<(), Failure> {
+fn write_identity(setup: &Setup, state: &OwnedFd) -> Result<(), Failure> {
     let name = setup.overlays.first().map_or("root", |o| o.name.as_str());
-    let upper = open_dir_at(state, &format!("{generation}/{name}"))
+    let upper = open_dir_at(state, &format!("{}/{name}", setup.generation))
         .map_err(|e| Failure::new("opening the upper directory", &e))?;
     make_dir(&upper, "etc")?;
     let hosts = format!(
@@ -170,97 +193,20 @@ fn write_file(dir: &OwnedFd, path: &str, contents: &[u8]) -> Result<(), Failure>
     Ok(())
 }
 
-/// /proc, /sys, /dev and /tmp.
-fn mount_kernel_files(setup: &Setup, root: &OwnedFd, dev: &OwnedFd) -> Result<(), Failure> {
-    for name in ["proc", "sys", "dev", "tmp"] {
-        make_dir(root, name)?;
+/// Opens where a host directory or file is to be put, which is made when it is not there.
+fn place_for(volume: &OwnedFd, root: &OwnedFd, target: &str) -> Result<OwnedFd, Failure> {
+    let failed =
+        |e: Errno| Failure::new(format!("making the place for the volume {target}"), &e.into());
+    let kind = rustix::fs::fstat(volume).map_err(failed)?.st_mode;
+    if rustix::fs::FileType::from_raw_mode(kind).is_dir() {
+        return directory(root, target);
     }
-    attach(root, "proc", || new_mount("proc", &[], NOSUID | NODEV | NOEXEC))?;
-    if !setup.host_network {
-        // sysfs belongs to the network namespace, which is the host's otherwise.
-        attach(root, "sys", || new_mount("sysfs", &[], RDONLY | NOSUID | NODEV | NOEXEC))?;
-        if setup.cgroup2 {
-            let attributes = RDONLY | NOSUID | NODEV | NOEXEC;
-            attach(root, "sys/fs/cgroup", || new_mount("cgroup2", &[], attributes))?;
-        }
-    }
-    attach_mount(dev, root, "dev").map_err(|e| Failure::new("attaching /dev", &e))?;
-    attach(root, "dev/pts", || {
-        // The group of terminals is 5 on Debian and Fedora alike; with a single id there is none.
-        let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-        let attributes = NOSUID | NOEXEC;
-        new_mount("devpts", &options, attributes)
-            .or_else(|_| new_mount("devpts", &options[..3], attributes))
-    })?;
-    attach(root, "dev/mqueue", || new_mount("mqueue", &[], NOSUID | NODEV | NOEXEC))?;
-    let size = setup.tmp_size.to_string();
-    let options = [("mode", "1777"), ("size", size.as_str())];
-    attach(root, "dev/shm", || new_mount("tmpfs", &options, NOSUID | NODEV))?;
-    attach(root, "tmp", || new_mount("tmpfs", &options, NOSUID | NODEV))
-}
-
-fn attach(
-    root: &OwnedFd,
-    target: &str,
-    make: impl FnOnce() -> io::Result<OwnedFd>,
-) -> Result<(), Failure> {
-    make()
-        .and_then(|fd| attach_mount(&fd, root, target))
-        .map_err(|e| Failure::new(format!("mounting /{target}"), &e))
-}
-
-/// Covers what a guest must not see or change.
-fn mask(root: &OwnedFd) -> Result<(), Failure> {
-    let failed = |path: &str, e: &io::Error| Failure::new(format!("masking /{path}"), e);
-    for path in MASKED_FILES {
-        if exists(root, path) {
-            clone_mount(root, "dev/null", false)
-                .and_then(|null| attach_mount(&null, root, path))
-                .map_err(|e| failed(path, &e))?;
-        }
-    }
-    for path in MASKED_DIRS {
-        if exists(root, path) {
-            new_mount("tmpfs", &[("size", "0"), ("nr_inodes", "1")], RDONLY | NOSUID | NODEV)
-                .and_then(|empty| attach_mount(&empty, root, path))
-                .map_err(|e| failed(path, &e))?;
-        }
-    }
-    for path in READ_ONLY {
-        if exists(root, path) {
-            let attr = MountAttr { set: RDONLY | NOSUID | NODEV | NOEXEC, ..MountAttr::default() };
-            clone_mount(root, path, false)
-                .and_then(|same| mount_setattr(&same, attr).map(|()| same))
-                .and_then(|same| attach_mount(&same, root, path))
-                .map_err(|e| failed(path, &e))?;
-        }
-    }
-    Ok(())
-}
-
-fn exists(root: &OwnedFd, path: &str) -> bool {
-    rustix::fs::accessat(root, path, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
-        .is_ok()
-}
-
-/// Puts a host directory or file at `target`, which is made when it is not there.
-fn mount_volume(root: &OwnedFd, volume: &OwnedFd, target: &str) -> Result<(), Failure> {
-    let failed = |e: io::Error| Failure::new(format!("mounting the volume at {target}"), &e);
-    let kind = rustix::fs::fstat(volume).map_err(|e| failed(e.into()))?.st_mode;
-    let place = if rustix::fs::FileType::from_raw_mode(kind).is_dir() {
-        directory(root, target)?
-    } else {
-        let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
-        let parent = directory(root, parent)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        drop(
-            openat(&parent, name, flags, Mode::from_raw_mode(0o644))
-                .map_err(|e| failed(e.into()))?,
-        );
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        openat(&parent, name, flags, Mode::empty()).map_err(|e| failed(e.into()))?
-    };
-    attach_mount_on(volume, &place).map_err(failed)
+    let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
+    let parent = directory(root, parent)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    drop(openat(&parent, name, flags, Mode::from_raw_mode(0o644)).map_err(failed)?);
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    openat(&parent, name, flags, Mode::empty()).map_err(failed)
 }
 
 /// Opens the directory at an absolute path below `root`, making what is not there. Links are

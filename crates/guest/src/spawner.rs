@@ -3,25 +3,18 @@
 //! It has one thread and no state but a mount namespace of its own: requests come in order over
 //! one socket, and it ends when the server's end of it closes. The sandboxes live on.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use forkyard_sys::mount::{
-    MountAttr, NODEV, NOEXEC, NOSUID, RDONLY, attach_mount, clone_mount, make_private,
-    mount_setattr, new_mount,
-};
-use forkyard_sys::process::{self, Child, CloneFlags, SingleThreaded};
+use forkyard_sys::mount::{NOEXEC, NOSUID, attach_mount, clone_mount, make_private, new_mount};
+use forkyard_sys::process::{self, CloneFlags, SingleThreaded};
 use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{channel, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat, symlinkat};
-use rustix::process::Pid;
 
-use crate::init::{self, Birth};
-use crate::proto::{
-    Failure, Ids, MountSource, Setup, SpawnerReply, SpawnerRequest, decode, encode,
-};
+use crate::embryo::Embryo;
+use crate::proto::{Failure, Place, SpawnerReply, SpawnerRequest, decode, encode};
 
 /// A job that the spawner runs in a child of its own: its name, its arguments and descriptors.
 /// What it gives back is sent to whoever asked.
@@ -60,12 +53,11 @@ pub fn run(socket: &OwnedFd, job: Job) -> Result<(), Failure> {
     let filter = Filter::compile()
         .map_err(|e| Failure::new(e.to_string(), &io::ErrorKind::InvalidData.into()))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let mut embryo = None;
+    let mut nursery = Nursery::default();
     loop {
         reap();
-        if embryo.is_none() && is_idle(socket) {
-            // Without one, sandboxes are made in one go: the failure will be told then.
-            embryo = Embryo::conceive(&proof, &filter, true).ok();
+        if nursery.wish.is_some() && is_idle(socket) {
+            nursery.grant(&proof, &filter);
         }
         let message = match channel::receive(socket) {
             Ok(Some(message)) => message,
@@ -76,7 +68,7 @@ pub fn run(socket: &OwnedFd, job: Job) -> Result<(), Failure> {
             Err(e) => return Err(Failure::new("receiving a request", &e)),
         };
         let Ok(request) = decode::<SpawnerRequest>(&message.bytes) else { continue };
-        let (reply, fds) = serve(&proof, &filter, &mut embryo, request, message.fds, job);
+        let (reply, fds) = serve(&proof, &filter, &mut nursery, request, message.fds, job);
         let Some(reply) = reply else { continue };
         let Ok(bytes) = encode(&reply) else { continue };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -94,21 +86,19 @@ fn reap() {
 fn serve(
     proof: &SingleThreaded,
     filter: &Filter,
-    embryo: &mut Option<Embryo>,
+    nursery: &mut Nursery,
     request: SpawnerRequest,
     mut fds: Vec<OwnedFd>,
     job: Job,
 ) -> (Option<SpawnerReply>, Vec<OwnedFd>) {
     match request {
-        SpawnerRequest::Spawn { seq, cgroup_procs, ids, sources, setup } => {
+        SpawnerRequest::Spawn { seq, place, sources, setup } => {
             let own_network = !setup.host_network;
-            let conceived = match embryo.take().filter(|_| own_network) {
+            let conceived = match nursery.take(&place).filter(|_| own_network) {
                 Some(embryo) => Ok(embryo),
-                None => Embryo::conceive(proof, filter, own_network),
+                None => Embryo::conceive(proof, filter, place, own_network),
             };
-            let born = conceived
-                .and_then(|embryo| embryo.bear(ids, &sources, &cgroup_procs, *setup, &fds));
-            match born {
+            match conceived.and_then(|embryo| embryo.bear(&sources, *setup, &fds)) {
                 Ok(child) => {
                     let pid = child.pid.as_raw_nonzero().get().cast_unsigned();
                     (Some(SpawnerReply::Spawned { seq, pid }), vec![child.pidfd])
@@ -116,14 +106,9 @@ fn serve(
                 Err(failure) => (Some(SpawnerReply::Failed { seq, failure }), Vec::new()),
             }
         }
-        SpawnerRequest::Mounts { seq, pid, ids, sources } => {
-            match Pid::from_raw(pid as i32)
-                .ok_or_else(|| Failure::new("finding init", &io::ErrorKind::NotFound.into()))
-                .and_then(|pid| mounts(pid, ids, &sources))
-            {
-                Ok(fds) => (Some(SpawnerReply::Mounts { seq }), fds),
-                Err(failure) => (Some(SpawnerReply::Failed { seq, failure }), Vec::new()),
-            }
+        SpawnerRequest::Prepare { place } => {
+            nursery.wish = Some(place);
+            (None, Vec::new())
         }
         SpawnerRequest::Job { name, payload } => {
             if !fds.is_empty() {
@@ -153,119 +138,28 @@ fn is_idle(socket: &OwnedFd) -> bool {
     matches!(poll(&mut fds, Some(&IDLE)), Ok(0))
 }
 
-/// An init in namespaces of its own that does not know yet what it will be.
-///
-/// Most of the time to make a sandbox goes into its namespaces, which are alike for all that have
-/// a network of their own. One is made ahead while there is nothing else to do.
-struct Embryo {
-    child: Child,
-    /// Its setup, sockets and mounts go through this.
-    cord: OwnedFd,
+/// The embryo that is ready, and the place where the next is wanted.
+#[derive(Default)]
+struct Nursery {
+    embryo: Option<Embryo>,
+    wish: Option<Place>,
 }
 
-impl Embryo {
-    fn conceive(
-        proof: &SingleThreaded,
-        filter: &Filter,
-        own_network: bool,
-    ) -> Result<Self, Failure> {
-        let (cord, theirs) = channel::pair().map_err(|e| Failure::new("socketpair", &e))?;
-        let mut flags = CloneFlags::USER
-            .and(CloneFlags::MOUNT)
-            .and(CloneFlags::PID)
-            .and(CloneFlags::IPC)
-            .and(CloneFlags::UTS);
-        if own_network {
-            flags = flags.and(CloneFlags::NET);
+impl Nursery {
+    fn grant(&mut self, proof: &SingleThreaded, filter: &Filter) {
+        if let Some(place) = self.wish.take() {
+            // The old one ends before the new one needs its memory.
+            self.embryo = None;
+            // Without one, a sandbox is made in one go: the failure will be told then.
+            self.embryo = Embryo::conceive(proof, filter, place, true).ok();
         }
-        let child = process::fork(proof, flags, None, |proof| init::main(proof, filter, theirs))
-            .map_err(|e| Failure::new("clone3 into new namespaces", &e))?;
-        Ok(Self { child, cord })
     }
 
-    /// Gives it its ids, groups and mounts, and tells it what to be. `sockets` are its ends of
-    /// the control channel and of the socket that it listens at.
-    fn bear(
-        self,
-        ids: Ids,
-        sources: &[MountSource],
-        cgroup_procs: &[String],
-        setup: Setup,
-        sockets: &[OwnedFd],
-    ) -> Result<Child, Failure> {
-        let pid = self.child.pid;
-        let given = attach(pid, cgroup_procs)
-            .and_then(|()| write_maps(pid, ids))
-            .and_then(|()| mounts(pid, ids, sources))
-            .and_then(|mounts| {
-                let birth = Birth { setup, single_id: ids == Ids::Single };
-                let invalid = || std::io::ErrorKind::InvalidInput.into();
-                let bytes = encode(&birth).map_err(|_| Failure::new("encoding", &invalid()))?;
-                let fds: Vec<_> = sockets.iter().chain(&mounts).map(AsFd::as_fd).collect();
-                channel::send(&self.cord, &bytes, &fds)
-                    .map_err(|e| Failure::new("telling init what to be", &e))
-            });
-        // Without a birth, the end of its cord ends it.
-        given.map(|()| self.child)
+    /// The embryo at this place. What was wished for there is no longer needed.
+    fn take(&mut self, place: &Place) -> Option<Embryo> {
+        self.wish.take_if(|wish| wish == place);
+        self.embryo.take_if(|embryo| embryo.is_at(place))
     }
-}
-
-/// Moves init into the groups of its sandbox, before it starts anything.
-fn attach(pid: Pid, cgroup_procs: &[String]) -> Result<(), Failure> {
-    for path in cgroup_procs {
-        std::fs::write(path, pid.to_string())
-            .map_err(|e| Failure::new(format!("writing {path}"), &e))?;
-    }
-    Ok(())
-}
-
-fn write_maps(pid: Pid, ids: Ids) -> Result<(), Failure> {
-    let map = match ids {
-        Ids::Range { base } => format!("0 {base} 65536"),
-        // As in our own map, root and the rest are two ranges: one that spans both is refused.
-        Ids::Outer => "0 0 1\n1 1 65535".to_owned(),
-        Ids::Single => "0 0 1".to_owned(),
-    };
-    for file in ["uid_map", "gid_map"] {
-        let path = format!("/proc/{pid}/{file}");
-        std::fs::write(&path, &map).map_err(|e| Failure::new(format!("writing {path}"), &e))?;
-    }
-    Ok(())
-}
-
-/// Makes one detached mount per source, its ids shown as the sandbox of `pid` has them.
-fn mounts(pid: Pid, ids: Ids, sources: &[MountSource]) -> Result<Vec<OwnedFd>, Failure> {
-    let userns = match ids {
-        Ids::Range { .. } => {
-            let path = format!("/proc/{pid}/ns/user");
-            let open = File::open(&path);
-            Some(open.map_err(|e| Failure::new(format!("opening {path}"), &e))?)
-        }
-        Ids::Outer | Ids::Single => None,
-    };
-    sources
-        .iter()
-        .map(|source| {
-            let tree = clone_mount(CWD, &source.path, source.recursive)
-                .map_err(|e| Failure::new(format!("open_tree of {}", source.path), &e))?;
-            // The device nodes and kernel file systems keep their owner: the host's root.
-            let keep = source.path == "/dev" || source.path == "/sys";
-            // What users show to a sandbox brings no devices, whoever made nodes there.
-            let volume = source.recursive && !keep;
-            let attr = MountAttr {
-                set: if source.read_only { RDONLY } else { 0 }
-                    | if volume { NODEV | NOSUID } else { 0 },
-                idmap: userns.as_ref().map(AsFd::as_fd).filter(|_| !keep),
-                recursive: source.recursive,
-            };
-            if attr.set != 0 || attr.idmap.is_some() {
-                mount_setattr(&tree, attr).map_err(|e| {
-                    Failure::new(format!("mount_setattr (idmapped) of {}", source.path), &e)
-                })?;
-            }
-            Ok(tree)
-        })
-        .collect()
 }
 
 /// Covers this namespace's /dev by the devices that every sandbox gets a read-only view of.

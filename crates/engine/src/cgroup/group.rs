@@ -149,6 +149,11 @@ impl Dir {
         &self.path
     }
 
+    /// Which interface it has.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

@@ -118,7 +118,7 @@ pub(crate) fn serve(options: &FloorOptions) -> Result<(), Error> {
 struct Floor {
     directory: PathBuf,
     /// Each overlay's lower directory and where it is mounted below the root.
-    overlays: Vec<(OwnedFd, PathBuf)>,
+    overlays: Vec<(PathBuf, PathBuf)>,
     root: bool,
 }
 
@@ -133,22 +133,24 @@ impl Floor {
             process::unshare(proof, CloneFlags::MOUNT).map_err(tried("unshare mounts".into()))?;
             mount::make_private().map_err(tried("make mounts private".into()))?;
         }
-        let open =
-            |path: &Path| mount::open_dir(path).map_err(tried(format!("open {}", path.display())));
+        // The overlay's own error would not say which directory is missing.
+        let found = |path: &Path| {
+            path.canonicalize().map_err(tried(format!("look for {}", path.display())))
+        };
         let mut overlays = Vec::new();
         if let Some(lower) = &options.root {
-            overlays.push((open(lower)?, PathBuf::new()));
+            overlays.push((found(lower)?, PathBuf::new()));
         } else {
             let skeleton = directory.join("skeleton");
             make(&skeleton)?;
-            overlays.push((open(&skeleton)?, PathBuf::new()));
+            overlays.push((found(&skeleton)?, PathBuf::new()));
             for name in HOST_TREES {
                 let (host, place) = (Path::new("/").join(name), skeleton.join(name));
                 if let Ok(target) = fs::read_link(&host) {
                     symlink(target, place).map_err(tried(format!("link {name}")))?;
                 } else if host.is_dir() {
                     make(&place)?;
-                    overlays.push((open(&host)?, PathBuf::from(name)));
+                    overlays.push((host, PathBuf::from(name)));
                 }
             }
         }
@@ -198,7 +200,7 @@ impl Floor {
     }
 
     /// An upper and a work directory for each overlay.
-    fn make_uppers(&self, number: u32) -> Result<Vec<OwnedFd>, Error> {
+    fn make_uppers(&self, number: u32) -> Result<Vec<PathBuf>, Error> {
         let mut all = Vec::with_capacity(self.overlays.len());
         for overlay in 0..self.overlays.len() {
             let path = self.directory.join(format!("{number}-{overlay}"));
@@ -211,8 +213,7 @@ impl Floor {
                         .map_err(|e| Error::io(format!("chown {}", part.display()), e))?;
                 }
             }
-            let fd = mount::open_dir(&path);
-            all.push(fd.map_err(|e| Error::io(format!("open {}", path.display()), e))?);
+            all.push(path);
         }
         Ok(all)
     }
@@ -233,14 +234,21 @@ impl Floor {
         &self,
         go: &OwnedFd,
         said: &OwnedFd,
-        uppers: &[OwnedFd],
+        uppers: &[PathBuf],
     ) -> io::Result<std::convert::Infallible> {
         rustix::io::read(go, &mut [0; 1])?;
+        // In this namespace, as an overlay takes nothing that is mounted in another; by the user of
+        // the server, who alone may look into the store.
+        let mut overlays = Vec::with_capacity(uppers.len());
+        for ((lower, place), own) in self.overlays.iter().zip(uppers) {
+            overlays.push((mount::open_dir(lower)?, place, mount::open_dir(own)?));
+        }
         process::become_user(Uid::ROOT, Gid::ROOT, &[], self.root)?;
         process::unshare_cgroup()?;
         let mut root: Option<OwnedFd> = None;
-        for ((lower, place), own) in self.overlays.iter().zip(uppers) {
+        for (lower, place, own) in &overlays {
             let by_fd = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+            // By number, as paths with commas and colons are no options.
             let own = by_fd(own);
             let options = format!(
                 "lowerdir={},upperdir={own}/upper,workdir={own}/work,userxattr,volatile",

@@ -266,26 +266,26 @@ mod tests {
 
     #[test]
     fn a_goal_against_a_peer_is_judged_only_beside_the_peer() {
-        let row = Row::times("create", vec![1.0]).goal(Goal::Faster(8.0));
+        let row = Row::times("create", &[1.0]).goal(Goal::Faster(8.0));
         assert_eq!((row.met, row.cells()[6].as_str()), (None, "not judged"));
-        let row = row.peer(Against::AgentDocker, vec![8.0]);
+        let row = row.peer(Against::AgentDocker, &[8.0]);
         assert_eq!((row.met, row.ratio), (Some(true), Some(8.0)));
-        let row = row.peer(Against::AgentDocker, vec![7.9]);
+        let row = row.peer(Against::AgentDocker, &[7.9]);
         assert_eq!(row.met, Some(false));
     }
 
     #[test]
     fn a_goal_within_a_multiple_turns_the_ratio_round() {
-        let row = Row::times("run", vec![12.0]).peer(Against::Bubblewrap, vec![10.0]);
+        let row = Row::times("run", &[12.0]).peer(Against::Bubblewrap, &[10.0]);
         let row = row.goal(Goal::Within(1.2));
         assert_eq!((row.met, row.ratio), (Some(true), Some(1.2)));
     }
 
     #[test]
     fn a_limit_needs_no_peer() {
-        let row = Row::bytes("memory", vec![3.0]).goal(Goal::AtMost(2.0));
+        let row = Row::bytes("memory", &[3.0]).goal(Goal::AtMost(2.0));
         assert_eq!(row.met, Some(false));
-        let none = Row::bytes("memory", Vec::new()).goal(Goal::AtMost(2.0));
+        let none = Row::bytes("memory", &[]).goal(Goal::AtMost(2.0));
         assert_eq!((none.met, none.cells()[1].as_str()), (None, "-"));
     }
 }
