@@ -42,6 +42,8 @@ pub(crate) struct Launch {
     argv: Vec<CString>,
     env: Vec<CString>,
     cwd: String,
+    /// Somebody asked for that directory, and it is not just where the image starts.
+    cwd_asked: bool,
     tty: bool,
     single_id: bool,
 }
@@ -72,6 +74,7 @@ impl Launch {
             argv: c_strings(&argv, "argument")?,
             env: c_strings(&env, "variable")?,
             cwd: start.cwd.clone().unwrap_or_else(|| setup.workdir.clone()),
+            cwd_asked: start.cwd.is_some() || !setup.make_workdir,
             tty: start.tty.is_some(),
             single_id,
         })
@@ -104,6 +107,7 @@ impl Launch {
             argv: c_strings(argv, "argument")?,
             env: c_strings(&env, "variable")?,
             cwd: setup.workdir.clone(),
+            cwd_asked: !setup.make_workdir,
             tty: false,
             single_id,
         })
@@ -196,7 +200,13 @@ impl Launch {
     }
 
     fn enter_directory(&self) -> Result<(), StartError> {
-        rustix::process::chdir(self.cwd.as_str()).map_err(|e| StartError::Directory {
+        let entered = match rustix::process::chdir(self.cwd.as_str()) {
+            // Where an image starts may be closed to a user that the image does not expect, as
+            // root's home is.
+            Err(rustix::io::Errno::ACCESS) if !self.cwd_asked => rustix::process::chdir("/"),
+            entered => entered,
+        };
+        entered.map_err(|e| StartError::Directory {
             path: self.cwd.clone(),
             why: io::Error::from(e).to_string(),
         })
