@@ -454,3 +454,15 @@ fn a_copy_out_of_a_hostile_sandbox_stays_where_it_was_sent() {
     assert_eq!(code(&out), 0, "{}", stderr(&out));
     assert_eq!(fs::read_to_string(to.join("d/file")).unwrap(), "gotcha\n");
 }
+
+#[test]
+fn the_page_on_the_command_line_names_every_command() {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
+    let page = fs::read_to_string(Path::new(&package).join("../../docs/cli.md")).unwrap();
+    for path in command_lines().into_iter().skip(1) {
+        let name = [vec!["forkyard".to_owned()], path].concat().join(" ");
+        // `image` alone does nothing.
+        let named = page.contains(&format!("`{name} ")) || page.contains(&format!("`{name}`"));
+        assert!(named || name == "forkyard image", "{name} is not in docs/cli.md");
+    }
+}

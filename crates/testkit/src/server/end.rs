@@ -11,13 +11,22 @@ use super::{END, TestServer, VANISH};
 use crate::leaks::{self, Leak};
 use crate::poll::poll as look_until;
 
+/// How a server ends that finds its store served by another one.
+const ALREADY_SERVED: &str = "ended: exit status: 3";
+
 impl TestServer {
     /// Deletes every sandbox and ends the server, in the way a user does.
     fn end_politely(&mut self) -> Result<(), String> {
-        let runs = |child: &mut Child| matches!(child.try_wait(), Ok(None));
-        if !self.child.as_mut().is_some_and(runs) {
-            // Its sandboxes live on, and some of their files only a server can remove.
-            self.launch()?;
+        let ended = |child: &mut Child| look_until(END, || child.try_wait().ok().flatten());
+        if self.http().request("GET", "/v1/health", "").is_err() {
+            // Its sandboxes live on, and some of their files only a server can remove. This one,
+            // or one that a command line started on demand, may be about to end.
+            let _ = self.child.as_mut().and_then(ended);
+            let launched = look_until(END, || match self.launch() {
+                Err(why) if why.contains(ALREADY_SERVED) => None,
+                launched => Some(launched),
+            });
+            launched.unwrap_or_else(|| Err(format!("the store is served for {END:?} already")))?;
         }
         self.remember();
         let http = self.http();
@@ -39,9 +48,8 @@ impl TestServer {
         // So may layers of pulls that failed.
         let _ = ask("POST", "/v1/images/prune");
         ask("POST", "/v1/shutdown?force=true")?;
-        let child = self.child.as_mut();
-        let ended = child.and_then(|child| look_until(END, || child.try_wait().ok().flatten()));
-        if ended.is_none() {
+        // Another one, started on demand, is looked for with whatever else may be left.
+        if self.child.as_mut().is_some_and(|child| ended(child).is_none()) {
             return Err(format!("the server runs {END:?} after POST /v1/shutdown"));
         }
         self.child = None;
