@@ -32,30 +32,42 @@ const LINE: i32 = 250;
 const TRIGGER: i32 = 251;
 const DONE: i32 = 252;
 
-/// Reads triggers and sources lines, for ever. `return` from the trap ends the sourced file and
-/// not the shell, which is how a line that the shell itself runs is interrupted; 64 is SIGRTMAX,
-/// by its number since dash has no names for these. `__forkyard_status` gives the line the `$?`
-/// of the one before.
+/// Reads triggers and sources lines, for ever. `__forkyard_status` gives the line the `$?` of the
+/// one before.
+///
+/// A line that the shell itself runs is interrupted by a trap: 64 is SIGRTMAX, by its number since
+/// dash has no names for these. `return` from it ends one function or the sourced line. Above a
+/// function that was called in a loop, the loop goes on: so the trap sets another, before each
+/// command, that returns from whatever it finds itself in until nothing is left (`extdebug` in
+/// bash(1)). When the trap is run too late, as the line ends by itself, there is nothing to return
+/// from; `__forkyard_cut` tells of it all the same.
 const BASH: &str = r#"shopt -s expand_aliases
 __forkyard_status() { return "$1"; }
 __forkyard_last=0
-trap 'return 124' 64
+trap '__forkyard_cut=124
+shopt -s extdebug
+trap "if [[ -n \${FUNCNAME-} ]]; then __forkyard_status 2
+else shopt -u extdebug; trap - DEBUG; fi" DEBUG
+return 124 2>/dev/null' 64
 while builtin read -r -u 251 __forkyard_line; do
+__forkyard_cut=
 __forkyard_status "$__forkyard_last"
 . /proc/self/fd/250
-__forkyard_last=$?
+__forkyard_last=${__forkyard_cut:-$?}
 builtin printf '%s %s %s\n' "$__forkyard_line" "$__forkyard_last" "${!-0}" >&252
 done"#;
 
-/// The same for a POSIX shell, whose redirections know one digit only. `command` keeps a syntax
-/// error in the line from ending the shell.
+/// The same for a POSIX shell, whose redirections know one digit only, and which has no way out of
+/// functions in functions: after a while such a shell is ended. `command` keeps a syntax error in
+/// the line from ending the shell.
 const SH: &str = r#"__forkyard_status() { return "$1"; }
 __forkyard_last=0
-trap 'return 124' 64
+trap '__forkyard_cut=124; return 124' 64
 while read -r __forkyard_line </proc/self/fd/251; do
+__forkyard_cut=
 __forkyard_status "$__forkyard_last"
 command . /proc/self/fd/250
-__forkyard_last=$?
+__forkyard_last=${__forkyard_cut:-$?}
 printf '%s %s %s\n' "$__forkyard_line" "$__forkyard_last" "${!-0}" >/proc/self/fd/252
 done"#;
 
