@@ -114,4 +114,18 @@ mod tests {
         assert_eq!(parse_header([77, 0, 0, 0, 0]), Err(FrameError::Kind(77)));
         assert_eq!(parse_header([1, 0, 1, 0, 1]), Err(FrameError::Length(65_537)));
     }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written_or_refused() {
+        for first in 0..=u8::MAX {
+            for length in [0, 1, MAX_PAYLOAD as u32, MAX_PAYLOAD as u32 + 1, u32::MAX] {
+                let [a, b, c, d] = length.to_be_bytes();
+                let bytes = [first, a, b, c, d];
+                match parse_header(bytes) {
+                    Ok((kind, payload)) => assert_eq!(header(kind, payload), bytes),
+                    Err(_) => assert!(first > 9 || length as usize > MAX_PAYLOAD, "{bytes:?}"),
+                }
+            }
+        }
+    }
 }

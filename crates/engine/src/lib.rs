@@ -32,6 +32,9 @@ mod command;
 mod cradle;
 mod engine;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 pub mod images;
 mod jobs;

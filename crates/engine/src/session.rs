@@ -281,7 +281,7 @@ fn text(bytes: Vec<u8>) -> (String, Option<String>) {
 }
 
 /// `NUMBER STATUS BACKGROUND\n`
-fn parse_done(line: &[u8]) -> Option<(u64, i32, u32)> {
+pub(crate) fn parse_done(line: &[u8]) -> Option<(u64, i32, u32)> {
     let text = std::str::from_utf8(line).ok()?;
     let mut fields = text.trim_end().split(' ');
     let number = fields.next()?.parse().ok()?;

@@ -25,6 +25,9 @@
 
 mod embryo;
 pub mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod init;
 mod kernel_files;
 mod launch;

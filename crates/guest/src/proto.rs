@@ -108,6 +108,12 @@ impl Failure {
         // Errors that the standard library makes up have no number.
         Self { what: what.into(), errno: error.raw_os_error().unwrap_or(5) }
     }
+
+    /// Whether the disk, or what the user may have of it, is full.
+    pub fn is_full(&self) -> bool {
+        [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT]
+            .contains(&rustix::io::Errno::from_raw_os_error(self.errno))
+    }
 }
 
 /// One overlay of a sandbox's root.
@@ -439,4 +445,55 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Malformed> {
 /// Reads a message.
 pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malformed> {
     Ok(postcard::from_bytes(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request() -> InitRequest {
+        let start = Start {
+            argv: vec!["sh".to_owned(), "-c".to_owned(), "a\0b".to_owned()],
+            shell: false,
+            env: vec!["A=b".to_owned()],
+            cwd: Some("/".to_owned()),
+            user: None,
+            tty: Some((24, 80)),
+            stdin: true,
+            detach: false,
+            timeout_ms: Some(u64::MAX),
+        };
+        InitRequest { seq: 7, body: InitBody::Start(Box::new(start)) }
+    }
+
+    #[test]
+    fn a_message_cut_short_is_malformed() {
+        let whole = encode(&request()).unwrap();
+        assert!(matches!(decode::<InitRequest>(&whole), Ok(InitRequest { seq: 7, .. })));
+        for length in 0..whole.len() {
+            assert!(decode::<InitRequest>(&whole[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_reader_of_messages_panic(bytes: Vec<u8>) {
+            let _ = decode::<SpawnerRequest>(&bytes);
+            let _ = decode::<SpawnerReply>(&bytes);
+            let _ = decode::<InitRequest>(&bytes);
+            let _ = decode::<InitMessage>(&bytes);
+        }
+
+        #[test]
+        fn no_change_of_a_message_makes_its_reader_panic(at: usize, byte: u8) {
+            let mut bytes = encode(&request()).unwrap();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if let Ok(message) = decode::<InitRequest>(&bytes) {
+                prop_assert!(encode(&message).is_ok());
+            }
+        }
+    }
 }

@@ -233,7 +233,7 @@ fn number(field: &[u8]) -> Option<u32> {
 }
 
 /// The entry with this name, or else this number.
-fn find_user(passwd: &[u8], name: &[u8], uid: Option<u32>) -> Option<User> {
+pub(crate) fn find_user(passwd: &[u8], name: &[u8], uid: Option<u32>) -> Option<User> {
     let entries = || lines(passwd).filter_map(parse_user);
     entries()
         .find(|user| user.name == name)
@@ -256,13 +256,13 @@ fn parse_user(line: &[u8]) -> Option<User> {
     })
 }
 
-fn find_group(database: &[u8], name: &[u8]) -> Option<u32> {
+pub(crate) fn find_group(database: &[u8], name: &[u8]) -> Option<u32> {
     lines(database)
         .filter(|line| field(line, 0) == Some(name))
         .find_map(|line| number(field(line, 2)?))
 }
 
-fn groups_of(database: &[u8], name: &[u8]) -> Vec<u32> {
+pub(crate) fn groups_of(database: &[u8], name: &[u8]) -> Vec<u32> {
     let mut groups: Vec<u32> = lines(database)
         .filter(|line| {
             field(line, 3).is_some_and(|members| members.split(|&b| b == b',').any(|m| m == name))

@@ -167,6 +167,8 @@ fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -192,6 +194,16 @@ mod tests {
             "sha256:../../../../etc/passwd".to_owned(),
         ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_digest_names_a_file_and_nothing_else(text in "\\PC*|(sha256|sha512|md5):[0-9a-fA-F./]{60,130}") {
+            if let Ok(digest) = text.parse::<Digest>() {
+                prop_assert_eq!(digest.to_string(), text);
+                prop_assert!(!digest.file_name().contains(['/', '.', ':']));
+            }
         }
     }
 }

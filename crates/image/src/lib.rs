@@ -58,6 +58,9 @@ mod compress;
 mod digest;
 mod error;
 mod extract;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 mod image;
 mod import;

@@ -263,6 +263,8 @@ pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DocumentError
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn offer(platform: &serde_json::Value) -> Descriptor {
@@ -308,5 +310,56 @@ mod tests {
         assert!(config.diff_ids(1).is_err());
         let config = config.into_config();
         assert_eq!((config.user, config.cmd), (None, vec!["sh".to_owned()]));
+    }
+
+    /// JSON of the shape that documents have, with values that they do not.
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let name = prop::sample::select(vec![
+            "schemaVersion",
+            "layers",
+            "manifests",
+            "config",
+            "digest",
+            "size",
+            "mediaType",
+            "platform",
+            "rootfs",
+            "diff_ids",
+            "os",
+            "architecture",
+            "variant",
+            "Env",
+            "Cmd",
+        ]);
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            prop::sample::select(vec![0_i64, 1, 2, -1, i64::MAX]).prop_map(Into::into),
+            "[a-z0-9:/.]{0,12}".prop_map(Into::into),
+            Just(serde_json::Value::from(Digest::sha256_of(b"").to_string())),
+        ];
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                prop::collection::hash_map(name.clone(), inner, 0..6).prop_map(|map| {
+                    map.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_document_makes_its_reader_panic(json in any_json(), bytes: Vec<u8>) {
+            for bytes in [json.to_string().into_bytes(), bytes] {
+                if let Ok(Document::Image(manifest)) = Document::parse(&bytes) {
+                    let _ = manifest.check();
+                }
+                if let Ok(config) = ConfigFile::parse(&bytes) {
+                    let _ = config.diff_ids(1);
+                    config.into_config();
+                }
+            }
+        }
     }
 }

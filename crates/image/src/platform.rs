@@ -91,6 +91,8 @@ impl fmt::Display for Platform {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn platform(text: &str) -> Platform {
@@ -116,5 +118,14 @@ mod tests {
         assert_eq!(platform("linux/arm64").distance(&platform("linux/arm64/v8")), Some(0));
         assert_eq!(platform("linux/amd64").distance(&platform("linux/amd64/v3")), None);
         assert_eq!(platform("linux/amd64").distance(&platform("windows/amd64")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_parses_prints_and_parses_again(text in "\\PC*|[a-zA-Z0-9._-]{1,5}/[a-zA-Z0-9._-]{1,5}(/[a-z0-9]{1,3})?") {
+            if let Ok(platform) = text.parse::<Platform>() {
+                prop_assert_eq!(platform.to_string().parse(), Ok(platform));
+            }
+        }
     }
 }

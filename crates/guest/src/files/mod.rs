@@ -45,7 +45,7 @@ mod path;
 pub mod proto;
 mod remove;
 pub(crate) mod root;
-mod tar_read;
+pub(crate) mod tar_read;
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -14,20 +14,20 @@ const META_MAX: u64 = 1024 * 1024;
 
 /// One member. Names are as the archive has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Member {
-    pub(super) path: Vec<u8>,
-    pub(super) target: Vec<u8>,
-    pub(super) kind: EntryType,
-    pub(super) mode: u32,
-    pub(super) uid: u64,
-    pub(super) gid: u64,
-    pub(super) mtime: i64,
-    pub(super) mtime_nsec: u32,
-    pub(super) size: u64,
+pub(crate) struct Member {
+    pub(crate) path: Vec<u8>,
+    pub(crate) target: Vec<u8>,
+    pub(crate) kind: EntryType,
+    pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    pub(crate) mtime: i64,
+    pub(crate) mtime_nsec: u32,
+    pub(crate) size: u64,
 }
 
 /// Reads members one after the other; the present one's contents are read from this too.
-pub(super) struct TarReader<R> {
+pub(crate) struct TarReader<R> {
     inner: R,
     /// Bytes of the present member that are not read yet, and its padding.
     left: u64,
@@ -48,7 +48,7 @@ struct Overrides {
 }
 
 impl<R: Read> TarReader<R> {
-    pub(super) fn new(inner: R) -> Self {
+    pub(crate) fn new(inner: R) -> Self {
         Self { inner, left: 0, padding: 0, globals: Overrides::default() }
     }
 
@@ -58,7 +58,7 @@ impl<R: Read> TarReader<R> {
     ///
     /// `InvalidData` or `Unsupported` with the reason, `UnexpectedEof` in the middle of a member,
     /// or what reading gives.
-    pub(super) fn next(&mut self) -> io::Result<Option<Member>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Member>> {
         let mut over = self.globals.clone();
         loop {
             self.skip()?;
@@ -171,7 +171,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Reads what follows the end mark, so that the writer sees no broken pipe; not for ever.
-    pub(super) fn drain(self) -> io::Result<()> {
+    pub(crate) fn drain(self) -> io::Result<()> {
         io::copy(&mut self.inner.take(META_MAX), &mut io::sink()).map(drop)
     }
 }

@@ -13,7 +13,7 @@ use crate::progress::Fetched;
 /// An image as `manifest.json` lists it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Listed {
+pub(crate) struct Listed {
     config: String,
     #[serde(default)]
     repo_tags: Option<Vec<String>>,

@@ -16,6 +16,8 @@ use crate::platform::Platform;
 use crate::progress::{Fetched, OnProgress, Progress, Step};
 use crate::store::{Hold, LayerStore, StoreError};
 use crate::unpack::Unpacker;
+#[cfg(feature = "fuzzing")]
+pub(crate) use docker::Listed as DockerListed;
 use source::{Archive, Source};
 
 /// What is wanted of an import.

@@ -20,6 +20,8 @@ use oci_client::Reference;
 
 pub use credentials::CredentialsError;
 pub use error::PullError;
+#[cfg(feature = "fuzzing")]
+pub(crate) use registry::read_challenge;
 
 use crate::compress::Blob;
 use crate::digest::Digest;

@@ -323,6 +323,12 @@ impl Challenge {
     }
 }
 
+/// For the targets in `fuzz/`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_challenge(header: &str) {
+    let _ = Challenge::parse(header);
+}
+
 /// Percent-encodes a value of a form.
 fn percent(text: &str) -> String {
     use std::fmt::Write as _;
