@@ -20,6 +20,7 @@ fn every_command_in_the_documents_runs() {
     let root = repository();
     let documents = documents(&root);
     assert!(!documents.is_empty(), "no README.md and no docs/ in {}", root.display());
+    let mut skipped = Vec::new();
     let failures: Vec<String> = documents
         .iter()
         .filter_map(|path| {
@@ -27,10 +28,13 @@ fn every_command_in_the_documents_runs() {
             let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("read {name}: {e}"));
             let outcome = extract(&text)
                 .map_err(|error| error.to_string())
-                .and_then(|blocks| run(&name, &blocks));
+                .and_then(|blocks| run(&name, &blocks, &mut skipped));
             outcome.err().map(|why| format!("{name}: {why}"))
         })
         .collect();
+    if !skipped.is_empty() {
+        print_skip("docs::every_command_in_the_documents_runs", &skipped.join("; "));
+    }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
@@ -145,14 +149,15 @@ fn documents(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Runs the commands of one document against a server of its own.
-fn run(name: &str, blocks: &[Block]) -> Result<(), String> {
+/// Runs the commands of one document against a server of its own; blocks that are left out, and
+/// why, go to `skipped`.
+fn run(name: &str, blocks: &[Block], skipped: &mut Vec<String>) -> Result<(), String> {
     let network = std::env::var_os(NETWORK).is_some_and(|value| value == "1");
     let mut here = Vec::new();
     for block in blocks {
         if block.network && !network {
             let what = format!("{name}:{} needs the network ({NETWORK}=1 runs it)", block.line);
-            print_skip("docs::every_command_in_the_documents_runs", &what);
+            skipped.push(what);
             continue;
         }
         let mut block = block.clone();
@@ -166,8 +171,7 @@ fn run(name: &str, blocks: &[Block]) -> Result<(), String> {
     here.retain(|block| match block.needs.iter().find(|need| !has(&server, need)) {
         None => true,
         Some(need) => {
-            let what = format!("{name}:{} needs {need}", block.line);
-            print_skip("docs::every_command_in_the_documents_runs", &what);
+            skipped.push(format!("{name}:{} needs {need}", block.line));
             false
         }
     });
