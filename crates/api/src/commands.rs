@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use forkyard_engine::model::{Command, CommandId, CommandSpec};
 use forkyard_engine::{Attachment, Engine, LiveSandbox};
 use serde::Deserialize;
 
-use crate::body::{Body, Query};
+use crate::body::{Body, Path, Query};
 use crate::error::{Answer, Failed};
 use crate::pipe::{self, Opening};
 use crate::routes::{Run, Signal};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use forkyard_engine::images::{
 use forkyard_engine::model::{ImageDetails, ImageInfo, Pruned};
 use tokio::sync::mpsc;
 
-use crate::body::Body;
+use crate::body::{Body, Path};
 use crate::error::{Answer, Failed, body_of};
 use crate::routes::{Import, Progress, Pull};
 

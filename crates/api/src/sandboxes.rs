@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use forkyard_engine::Engine;
 use forkyard_engine::model::{Event, Sandbox, SandboxSpec, SessionOutput};
 
-use crate::body::Body;
+use crate::body::{Body, Path};
 use crate::error::Answer;
 use crate::routes::{Health, SessionRun, Timeout};
 

@@ -432,8 +432,11 @@ impl Engine {
             // The spawner may have died between making one and telling of it.
             crate::recovery::end_init(&self.layout.socket(live.id())).await;
         }
-        let undone = self.end_for_good(live, &detail).await;
-        if let Err(undo) = undone.and_then(|_| self.remove_rest(live, &detail)) {
+        let undone = match self.end_for_good(live, &detail).await {
+            Ok(_) => self.remove_rest(live, &detail).await,
+            Err(error) => Err(error),
+        };
+        if let Err(undo) = undone {
             tracing::error!(sandbox = %live.id(), error = %undo, "undoing a failed create");
         }
         error
@@ -633,7 +636,7 @@ impl Engine {
     pub async fn delete(self: &Arc<Self>, live: &Arc<LiveSandbox>) -> Result<()> {
         if self.end_for_good(live, "").await? {
             let (engine, live) = (Arc::clone(self), Arc::clone(live));
-            self.behind(async move { engine.remove_rest(&live, "") });
+            self.behind(async move { engine.remove_rest(&live, "").await });
         }
         Ok(())
     }
@@ -645,7 +648,13 @@ impl Engine {
             return Ok(false);
         }
         let ended = live.state() == State::Ended;
-        live.change("deleting", detail, |sandbox, _| sandbox.state = State::Deleting)?;
+        match live.change("deleting", detail, |sandbox, _| sandbox.state = State::Deleting) {
+            // Removing is the way out of that.
+            Err(error) if error.is_full() => {
+                tracing::warn!(sandbox = %live.id(), %error, "removing")
+            }
+            done => done?,
+        }
         if !ended {
             live.kill();
             live.reaped(KILL_WAIT).await?;
@@ -655,12 +664,18 @@ impl Engine {
         Ok(true)
     }
 
-    fn remove_rest(&self, live: &LiveSandbox, detail: &str) -> Result<()> {
+    async fn remove_rest(&self, live: &LiveSandbox, detail: &str) -> Result<()> {
         self.clean_up(live)?;
         self.layout.discard(&self.layout.sandbox(live.id()))?;
-        self.store.remove(live.id(), detail)?;
+        let removed = self.store.remove(live.id(), detail);
         self.trash.sweep();
-        Ok(())
+        match removed {
+            Err(error) if error.is_full() => {
+                self.trash.settled().await;
+                self.store.remove(live.id(), detail)
+            }
+            removed => removed,
+        }
     }
 
     /// Removes what an ended sandbox no longer needs: its groups and socket.

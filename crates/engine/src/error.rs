@@ -75,6 +75,14 @@ pub enum Error {
     /// The store's database failed.
     #[error("store: {0}")]
     Store(#[from] rusqlite::Error),
+    /// The store's database cannot be used.
+    #[error("opening {}: {source}", path.display())]
+    Database {
+        /// Its file.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: rusqlite::Error,
+    },
     /// Limits or accounting failed.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
@@ -126,11 +134,16 @@ impl Error {
                 "raise its limit with `--pids`, or end what runs in it"
             }
             Self::Locked { .. } => "give this one a store of its own: `--store DIR`",
-            Self::Kernel(_) => "`forkyard doctor` tells what this host lacks",
+            Self::Kernel(failure) if !failure.is_full() => {
+                "`forkyard doctor` tells what this host lacks"
+            }
             Self::Cgroup(error) => return error.hint(),
             Self::Image { hint, .. } => return hint.clone(),
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                "free some space, or move the store: `--store DIR`"
+            Self::Database { source, .. } if is_damaged(source) => {
+                "put a copy of it back, or move it away: what it knew of is then forgotten"
+            }
+            _ if self.is_full() => {
+                "free some space (`forkyard rm ID` does), or move the store: `--store DIR`"
             }
             _ => return None,
         };
@@ -159,8 +172,23 @@ impl Error {
                 FileErrorKind::Other { .. } => 500,
                 _ => 400,
             },
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => 507,
+            _ if self.is_full() => 507,
             _ => 500,
+        }
+    }
+
+    /// Whether the disk, or what the user may have of it, is full.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            ),
+            Self::Store(error) | Self::Database { source: error, .. } => {
+                error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            Self::Kernel(failure) => failure.is_full(),
+            _ => false,
         }
     }
 
@@ -172,6 +200,12 @@ impl Error {
             _ => 125,
         }
     }
+}
+
+/// Whether a database is not one, or no longer.
+fn is_damaged(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
 macro_rules! image_errors {

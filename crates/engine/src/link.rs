@@ -71,6 +71,9 @@ impl<T> Link<T> {
             match channel::receive(self.socket.get_ref()) {
                 Ok(message) => return message,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                // The other end went without reading all that we sent. What it sent before comes
+                // behind this error, which is told once.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => continue,
                 Err(_) => return None,
             }
             self.socket.readable().await.ok()?.clear_ready();

@@ -48,6 +48,13 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        Self::try_open(path).map_err(|error| match error {
+            Error::Store(source) => Error::Database { path: path.to_owned(), source },
+            error => error,
+        })
+    }
+
+    fn try_open(path: &Path) -> Result<Self> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
