@@ -43,20 +43,35 @@ impl Stream {
         Self::upgrade(server, "GET", path, "")
     }
 
+    /// As [`Stream::open`], where the server may be killed meanwhile.
+    pub fn try_open(server: &Path, path: &str, body: &Value) -> io::Result<Self> {
+        let lost = || io::Error::from(io::ErrorKind::BrokenPipe);
+        Self::try_upgrade(server, "POST", path, &body.to_string())?.map_err(|_| lost())
+    }
+
     fn upgrade(server: &Path, method: &str, path: &str, body: &str) -> Result<Self, (u16, String)> {
-        let mut socket = UnixStream::connect(server).unwrap();
+        Self::try_upgrade(server, method, path, body).unwrap()
+    }
+
+    /// The outer error is the connection's, the inner one the server's answer.
+    fn try_upgrade(
+        server: &Path,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> io::Result<Result<Self, (u16, String)>> {
+        let mut socket = UnixStream::connect(server)?;
         socket.set_read_timeout(Some(SOON)).unwrap();
         let length = body.len();
         write!(
             socket,
             "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\
              content-length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
+        )?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
-            socket.read_exact(&mut byte).unwrap();
+            socket.read_exact(&mut byte)?;
             head.push(byte[0]);
         }
         let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
@@ -67,19 +82,21 @@ impl Stream {
                 .find_map(|line| line.strip_prefix("content-length: "))
                 .map_or(0, |length| length.parse().unwrap());
             let mut body = vec![0; length];
-            socket.read_exact(&mut body).unwrap();
+            socket.read_exact(&mut body)?;
             let error: Value = serde_json::from_slice(&body).unwrap_or_default();
-            return Err((status, error["message"].as_str().unwrap_or_default().to_owned()));
+            let message = error["message"].as_str().unwrap_or_default().to_owned();
+            return Ok(Err((status, message)));
         }
         let mut sandbox = None;
         let command = loop {
-            match read_frame(&mut socket).unwrap() {
+            match read_frame(&mut socket)? {
                 Some((Kind::Sandbox, json)) => sandbox = serde_json::from_slice(&json).unwrap(),
                 Some((Kind::Started, json)) => break serde_json::from_slice(&json).unwrap(),
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
                 other => panic!("not the start of a stream: {other:?}"),
             }
         };
-        Ok(Self { socket, sandbox, command })
+        Ok(Ok(Self { socket, sandbox, command }))
     }
 
     /// Sends a frame.
@@ -105,6 +122,19 @@ impl Stream {
     #[track_caller]
     pub fn next(&mut self) -> Option<Frame> {
         read_frame(&mut self.socket).unwrap()
+    }
+
+    /// The next frame, or as much of its payload as came before the server was killed; `None` when
+    /// nothing did.
+    pub fn part(&mut self) -> Option<Frame> {
+        let mut head = [0; HEADER];
+        self.socket.read_exact(&mut head).ok()?;
+        let (kind, length) = parse_header(head).unwrap();
+        let mut payload = Vec::with_capacity(length);
+        let whole = (&self.socket).take(length as u64).read_to_end(&mut payload);
+        let output = matches!(kind, Kind::Stdout | Kind::Stderr);
+        let whole = whole.is_ok() && payload.len() == length;
+        (whole || output && !payload.is_empty()).then_some((kind, payload))
     }
 
     /// Reads output until `text` is in it; gives all that came.
