@@ -18,6 +18,9 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+/// Longest part of a platform's name; Go's longest is `dragonfly`.
+const LONGEST_WORD: usize = 32;
+
 /// Text that is no platform.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a platform: OS/ARCH or OS/ARCH/VARIANT, as in linux/arm64")]
@@ -67,7 +70,8 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self, BadPlatform> {
         let word = |part: &str| {
             let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-            (!part.is_empty() && part.bytes().all(plain)).then(|| part.to_ascii_lowercase())
+            let fits = (1..=LONGEST_WORD).contains(&part.len());
+            (fits && part.bytes().all(plain)).then(|| part.to_ascii_lowercase())
         };
         let parts: Option<Vec<String>> = text.split('/').map(word).collect();
         match parts.as_deref() {
@@ -104,7 +108,8 @@ mod tests {
         for text in ["linux/amd64", "linux/arm/v7"] {
             assert_eq!(platform(text).to_string(), text);
         }
-        for bad in ["linux", "linux/", "a/b/c/d", "linux/am d64", ""] {
+        let long = format!("linux/{}", "a".repeat(33));
+        for bad in ["linux", "linux/", "a/b/c/d", "linux/am d64", "", &long] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }
