@@ -651,7 +651,7 @@ impl Engine {
         match live.change("deleting", detail, |sandbox, _| sandbox.state = State::Deleting) {
             // Removing is the way out of that.
             Err(error) if error.is_full() => {
-                tracing::warn!(sandbox = %live.id(), %error, "removing")
+                tracing::warn!(sandbox = %live.id(), %error, "removing");
             }
             done => done?,
         }

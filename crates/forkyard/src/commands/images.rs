@@ -148,9 +148,12 @@ fn card(image: &ImageDetails, now: u64) -> String {
 /// Arguments so that one can tell where each ends.
 fn words(arguments: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    let word = |argument: &String| match argument.chars().all(plain) && !argument.is_empty() {
-        true => argument.clone(),
-        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    let word = |argument: &String| {
+        if argument.chars().all(plain) && !argument.is_empty() {
+            argument.clone()
+        } else {
+            format!("'{}'", argument.replace('\'', "'\\''"))
+        }
     };
     arguments.iter().map(word).collect::<Vec<_>>().join(" ")
 }
