@@ -87,8 +87,22 @@ async fn take_over(engine: &Arc<Engine>, live: &Arc<LiveSandbox>, found: Found) 
     if live.state() == State::Resetting {
         engine.reset_now(live).await?;
     }
+    sweep_uppers(engine, live)?;
     live.adopt_commands().await?;
     engine.store.event(live.id(), "takeover", "")?;
+    Ok(())
+}
+
+/// Removes what a reset that was done but for this has left of the generation before.
+fn sweep_uppers(engine: &Engine, live: &LiveSandbox) -> Result<()> {
+    let (dir, current) = (engine.layout.sandbox(live.id()), live.internal().generation_name());
+    let failed = || Error::io(format!("reading {}", dir.display()));
+    for entry in std::fs::read_dir(&dir).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        if entry.file_name() != current.as_str() {
+            engine.layout.discard(&entry.path())?;
+        }
+    }
     Ok(())
 }
 

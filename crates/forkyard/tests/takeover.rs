@@ -445,6 +445,7 @@ fn servers_killed_while_one_off_commands_run_leave_no_sandbox() {
             });
         }
         let _stop = StopAtEnd(&stop);
+        wait_for("a first run", SOON, || ran.load(Ordering::Relaxed) > 0);
         for _ in 0..10 {
             let end = Instant::now() + Duration::from_micros(random.below(50_000));
             while Instant::now() < end {
@@ -453,7 +454,6 @@ fn servers_killed_while_one_off_commands_run_leave_no_sandbox() {
             kill_and_restart(&mut server);
         }
     });
-    assert!(ran.load(Ordering::Relaxed) > 0);
     // Those whose clients did not come back are given some time, then removed.
     wait_for("the removal of all", Duration::from_secs(60), || all(&server).is_empty());
     is_tidy(&server, 0);
