@@ -647,7 +647,7 @@ impl Engine {
         if self.find(live.id().as_str()).is_err() {
             return Ok(false);
         }
-        let ended = live.state() == State::Ended;
+        let state = live.state();
         match live.change("deleting", detail, |sandbox, _| sandbox.state = State::Deleting) {
             // Removing is the way out of that.
             Err(error) if error.is_full() => {
@@ -655,16 +655,18 @@ impl Engine {
             }
             done => done?,
         }
-        if !ended {
+        // init says when all that it started is gone, and then takes its time to go itself.
+        if state != State::Running || !live.end().await {
             live.kill();
             live.reaped(KILL_WAIT).await?;
-            live.mark_ended();
         }
+        live.mark_ended();
         self.release(live);
         Ok(true)
     }
 
     async fn remove_rest(&self, live: &LiveSandbox, detail: &str) -> Result<()> {
+        live.reaped(KILL_WAIT).await?;
         self.clean_up(live)?;
         self.layout.discard(&self.layout.sandbox(live.id()))?;
         let removed = self.store.remove(live.id(), detail);

@@ -32,6 +32,9 @@ const ENDED_KEPT: usize = 64;
 /// It may be stopped by its output meanwhile, so not long.
 const RETURN_DETACHED: Duration = Duration::from_secs(2);
 
+/// How long init may take to end what runs before it is killed.
+const END_WAIT: Duration = Duration::from_secs(1);
+
 /// What the engine needs to know of a sandbox besides what users see; stored as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Internal {
@@ -577,6 +580,12 @@ impl LiveSandbox {
     /// Whether its init was ever known.
     pub(crate) fn has_init(&self) -> bool {
         self.pidfd.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Has init kill everything and end. Whether it said in time that nothing runs any more.
+    pub(crate) async fn end(&self) -> bool {
+        let done = tokio::time::timeout(END_WAIT, self.ask(InitBody::End, &[])).await;
+        matches!(done, Ok(Ok(_)))
     }
 
     /// Kills init, and with it everything.

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use forkyard_sys::landlock::Wall;
+use forkyard_sys::mount::OldRoot;
 use forkyard_sys::process::{self, CloneFlags, SingleThreaded};
 use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{caps, channel, net, signal};
@@ -119,6 +120,9 @@ pub(crate) fn main(
         return 1;
     }
     init.tell(&InitMessage::Ready(Ok(())));
+    if parts.old_root.detach().is_err() {
+        return 1;
+    }
     init.start_first_session();
     init.run()
 }
@@ -139,6 +143,7 @@ fn limit_watches() {
 
 struct Parts {
     builder: Builder,
+    old_root: OldRoot,
     root: Root,
     wall: Option<Wall>,
     children: OwnedFd,
@@ -169,13 +174,15 @@ fn set_up(setup: &Setup, files: KernelFiles, mounts: Vec<OwnedFd>) -> Result<Par
         files.add_cgroup2()?;
     }
     let mut builder = Builder::new(files, mounts);
+    builder.make_identity(setup)?;
     builder.make_uppers(setup)?;
-    builder.enter(setup, Fresh::mount(setup.tmp_size)?)?;
+    let old_root = builder.enter(setup, Fresh::mount(setup.tmp_size)?)?;
     caps::limit_bounding_set().map_err(failed("dropping the bounding set"))?;
     caps::set_no_new_privs().map_err(failed("prctl PR_SET_NO_NEW_PRIVS"))?;
     let (root, wall) = open_root(setup)?;
     Ok(Parts {
         builder,
+        old_root,
         root,
         wall,
         children: signal::child_events().map_err(failed("signalfd"))?,
@@ -347,10 +354,12 @@ impl Init<'_> {
             }
             InitBody::Reset { generation } if generation == self.setup.generation => done(),
             InitBody::Reset { generation } => {
-                let reset = self.reset(generation);
-                let result = reset.map(|()| InitOk::Done).map_err(InitError::Failed);
-                self.reply(seq, result, &[]);
-                return self.start_first_session();
+                return self.reset(seq, generation);
+            }
+            InitBody::End => {
+                self.kill_everything();
+                self.deadline = Some(0);
+                done()
             }
             InitBody::Deadline { at } => {
                 self.deadline = at;
@@ -649,8 +658,25 @@ impl Init<'_> {
 
     // Reset.
 
+    /// Starts again, and answers as soon as the new root is there: the old one is let go after.
+    fn reset(&mut self, seq: u64, generation: String) {
+        let old = match self.renew(generation) {
+            Ok(old) => old,
+            Err(failure) => return self.reply(seq, Err(InitError::Failed(failure)), &[]),
+        };
+        self.reply(seq, Ok(InitOk::Done), &[]);
+        let (old_root, old_files) = old;
+        drop(old_files);
+        if old_root.detach().is_err() {
+            // Nothing may run where the old root could still be found.
+            self.deadline = Some(0);
+            return;
+        }
+        self.start_first_session();
+    }
+
     /// Kills everything, and moves into a root as new as at the start.
-    fn reset(&mut self, generation: String) -> Result<(), Failure> {
+    fn renew(&mut self, generation: String) -> Result<(OldRoot, Root), Failure> {
         let _ = process::kill_all(9);
         for seq in std::mem::take(&mut self.workers).into_values() {
             self.lose_request(seq);
@@ -665,9 +691,10 @@ impl Init<'_> {
         self.builder.make_uppers(&self.setup)?;
         let fresh = Fresh::mount(self.setup.tmp_size)?;
         self.kill_everything();
-        self.builder.enter(&self.setup, fresh)?;
-        (self.root, self.confinement.wall) = open_root(&self.setup)?;
-        Ok(())
+        let old_root = self.builder.enter(&self.setup, fresh)?;
+        let (root, wall) = open_root(&self.setup)?;
+        self.confinement.wall = wall;
+        Ok((old_root, std::mem::replace(&mut self.root, root)))
     }
 
     /// Starts the session that was asked for at the start, behind the answer that all is ready. A

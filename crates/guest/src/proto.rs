@@ -239,6 +239,8 @@ pub enum InitBody {
         /// Name of the new generation.
         generation: String,
     },
+    /// Kill everything, and end once that is said to be done.
+    End,
     /// Change when the sandbox ends.
     Deadline {
         /// Milliseconds since the epoch.

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use forkyard_sys::mount::{self, attach_mount, attach_mount_on, clone_mount, open_dir};
+use forkyard_sys::mount::{self, OldRoot, attach_mount, attach_mount_on, clone_mount, open_dir};
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
@@ -17,6 +17,10 @@ use crate::proto::{Failure, Overlay, Setup};
 /// Where mounts are put while a root is built: a directory that every root has, is not needed
 /// meanwhile, and goes away with the old root.
 const ANCHOR: &str = "/dev";
+
+/// Directory beside the generations with the files that carry the sandbox's name: a layer below
+/// the upper, which so has nothing but what the guest did.
+const IDENTITY: &str = "identity";
 
 /// What roots are built of, one after the other.
 pub(crate) struct Builder {
@@ -31,8 +35,12 @@ impl Builder {
         Self { kernel_files, mounts }
     }
 
-    /// Makes what the overlays of the setup's generation write to: empty, but for the files that
-    /// carry the sandbox's name.
+    /// Makes the files that carry the sandbox's name.
+    pub(crate) fn make_identity(&self, setup: &Setup) -> Result<(), Failure> {
+        write_identity(setup, source(&self.mounts, setup.state)?)
+    }
+
+    /// Makes the empty directories that the overlays of the setup's generation write to.
     pub(crate) fn make_uppers(&self, setup: &Setup) -> Result<(), Failure> {
         let state = source(&self.mounts, setup.state)?;
         make_dir(state, &setup.generation)?;
@@ -41,12 +49,12 @@ impl Builder {
             make_dir(state, &upper)?;
             make_dir(state, &format!("{upper}.work"))?;
         }
-        write_identity(setup, state)
+        Ok(())
     }
 
     /// Builds the root that `setup` describes over the uppers of its generation, and makes it `/`.
-    /// The old root is let go.
-    pub(crate) fn enter(&mut self, setup: &Setup, fresh: Fresh) -> Result<(), Failure> {
+    /// Nothing is to be started until the old root is let go.
+    pub(crate) fn enter(&mut self, setup: &Setup, fresh: Fresh) -> Result<OldRoot, Failure> {
         let anchor = open_dir(ANCHOR).map_err(|e| Failure::new("opening /dev", &e))?;
         let mut used = Used::of(&self.mounts);
         for &lower in setup.overlays.iter().flat_map(|overlay| &overlay.lowers) {
@@ -144,14 +152,15 @@ fn mount_overlay(
     mounts: &[OwnedFd],
     target: &str,
 ) -> Result<(), Failure> {
-    let mut lowers = String::new();
-    for &lower in &overlay.lowers {
-        if !lowers.is_empty() {
-            lowers.push(':');
-        }
-        lowers.push_str(&fd_path(source(mounts, lower)?));
-    }
     let state = fd_path(source(mounts, setup.state)?);
+    let mut lowers = Vec::with_capacity(overlay.lowers.len() + 1);
+    if overlay.target == "/" {
+        lowers.push(format!("{state}/{IDENTITY}"));
+    }
+    for &lower in &overlay.lowers {
+        lowers.push(fd_path(source(mounts, lower)?));
+    }
+    let lowers = lowers.join(":");
     let upper = format!("{state}/{}/{}", setup.generation, overlay.name);
     // `userxattr`: this is a user namespace, which may not read trusted.* attributes.
     // `volatile`: a sandbox does not outlive its host's crash, so nothing need reach the disk.
@@ -165,20 +174,19 @@ fn mount_overlay(
         })
 }
 
-/// Writes the files that carry the sandbox's name, into the upper that will be mounted.
 fn write_identity(setup: &Setup, state: &OwnedFd) -> Result<(), Failure> {
-    let name = setup.overlays.first().map_or("root", |o| o.name.as_str());
-    let upper = open_dir_at(state, &format!("{}/{name}", setup.generation))
-        .map_err(|e| Failure::new("opening the upper directory", &e))?;
-    make_dir(&upper, "etc")?;
+    make_dir(state, IDENTITY)?;
+    let identity =
+        open_dir_at(state, IDENTITY).map_err(|e| Failure::new("opening the identity layer", &e))?;
+    make_dir(&identity, "etc")?;
     let hosts = format!(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{}\n",
         setup.hostname
     );
-    write_file(&upper, "etc/hosts", hosts.as_bytes())?;
-    write_file(&upper, "etc/hostname", format!("{}\n", setup.hostname).as_bytes())?;
+    write_file(&identity, "etc/hosts", hosts.as_bytes())?;
+    write_file(&identity, "etc/hostname", format!("{}\n", setup.hostname).as_bytes())?;
     if let Some(resolv_conf) = &setup.resolv_conf {
-        write_file(&upper, "etc/resolv.conf", resolv_conf)?;
+        write_file(&identity, "etc/resolv.conf", resolv_conf)?;
     }
     Ok(())
 }

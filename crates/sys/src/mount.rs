@@ -110,16 +110,31 @@ pub fn make_private() -> io::Result<()> {
     Ok(mount_change("/", flags)?)
 }
 
-/// Makes the directory `root` the root of this mount namespace and lets go of the old one.
+/// Makes the directory `root` the root of this mount namespace. The old one is still mounted, on
+/// top of the new one where no path leads, until [`OldRoot::detach`].
 ///
 /// See [pivot_root(2)](https://man7.org/linux/man-pages/man2/pivot_root.2.html), where both
 /// arguments are the directory itself.
-pub fn pivot_into(root: impl AsFd) -> io::Result<()> {
+pub fn pivot_into(root: impl AsFd) -> io::Result<OldRoot> {
+    let old = open_dir("/")?;
     rustix::process::fchdir(root)?;
     rustix::process::pivot_root(".", ".")?;
-    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
-    Ok(())
+    Ok(OldRoot(old))
+}
+
+/// The root that was left for another.
+#[derive(Debug)]
+#[must_use]
+pub struct OldRoot(OwnedFd);
+
+impl OldRoot {
+    /// Lets go of it, and of all that is mounted there: what takes longest about a new root.
+    pub fn detach(self) -> io::Result<()> {
+        rustix::process::fchdir(&self.0)?;
+        rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
+        Ok(rustix::process::chdir("/")?)
+    }
 }
 
 /// Opens a directory to be used as a place only (`O_PATH`).

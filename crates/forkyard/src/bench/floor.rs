@@ -266,7 +266,7 @@ impl Floor {
             }
         }
         let root = root.ok_or(io::ErrorKind::NotFound)?;
-        mount::pivot_into(&root)?;
+        mount::pivot_into(&root)?.detach()?;
         process::place_fds(&[(said.as_fd(), 1)])?;
         let argv = [c"sh", c"-c", c"echo ready"].map(std::ffi::CStr::to_owned);
         Err(process::execve(c"/bin/sh", &argv, &[c"PATH=/usr/bin:/bin".to_owned()]))
