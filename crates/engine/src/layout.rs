@@ -12,6 +12,7 @@ use crate::model::SandboxId;
 /// STORE/lock                      held by the server
 ///      /store.sqlite              what must be consistent
 ///      /images/                   layers, see forkyard-image
+///      /sandboxes/ID/identity/    layer with the files that carry its name
 ///      /sandboxes/ID/GENERATION/  uppers of a sandbox since its last reset
 ///      /run/ID                    socket of a sandbox's init
 ///      /trash/                    being removed

@@ -111,8 +111,7 @@ fn sweep_uppers(engine: &Engine, live: &LiveSandbox) -> Result<()> {
 pub(crate) async fn end_init(socket: &Path) {
     let Ok(socket) = channel::connect_to(socket) else { return };
     let Ok(link) = Link::<()>::new(socket) else { return };
-    // The past: it is over at once.
-    let request = InitRequest { seq: 0, body: InitBody::Deadline { at: Some(0) } };
+    let request = InitRequest { seq: 0, body: InitBody::End };
     let ending = async {
         if let Ok(bytes) = encode(&request)
             && link.send(&bytes, &[]).await.is_ok()

@@ -89,7 +89,7 @@ fn mounts_below_the_root_are_inside_and_the_old_root_is_not() {
         mkdirat(&root, "below", Mode::RWXU)?;
         let below = mount::new_mount("tmpfs", &[], 0)?;
         mount::attach_mount(&below, &root, "below")?;
-        mount::pivot_into(&root)?;
+        mount::pivot_into(&root)?.detach()?;
 
         let wall = Wall::prepare(mount::open_dir("/")?.as_fd(), false).map_err(io::Error::other)?;
         caps::set_no_new_privs()?;
