@@ -1,7 +1,7 @@
 //! Accepts connections on a Unix socket and serves the routes on them.
 
 use std::convert::Infallible;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -52,14 +52,17 @@ struct Activity {
     stop: Notify,
 }
 
-/// Serves until asked to stop, or until there was neither sandbox nor connection for `idle`.
+/// Serves `first`, and whoever connects to `listener`, until asked to stop, or until there was
+/// neither sandbox nor connection for `idle`. Somebody may have connected just then: see whether
+/// there is one to accept, once nobody else can find the socket.
 pub async fn serve(
     engine: Arc<Engine>,
-    listener: UnixListener,
+    listener: &UnixListener,
+    first: Vec<UnixStream>,
     idle: Option<Duration>,
 ) -> std::io::Result<Served> {
     listener.set_nonblocking(true)?;
-    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let listener = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
     let activity = Arc::new(Activity {
         connections: AtomicUsize::new(0),
         changed: Notify::new(),
@@ -67,27 +70,32 @@ pub async fn serve(
     });
     let router = router(Arc::clone(&engine), Arc::clone(&activity));
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let take = |stream, slot| {
+        let (router, activity) = (router.clone(), Arc::clone(&activity));
+        activity.connections.fetch_add(1, Ordering::AcqRel);
+        activity.changed.notify_waiters();
+        tokio::spawn(async move {
+            connection(stream, router).await;
+            activity.connections.fetch_sub(1, Ordering::AcqRel);
+            activity.changed.notify_waiters();
+            drop(slot);
+        });
+    };
+    for stream in first {
+        stream.set_nonblocking(true)?;
+        take(tokio::net::UnixStream::from_std(stream)?, None);
+    }
     let accepting = async {
         loop {
             let slot = Arc::clone(&slots).acquire_owned().await;
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            match listener.accept().await {
+                Ok((stream, _)) => take(stream, slot.ok()),
                 Err(error) => {
                     // Out of descriptors, most likely: some will be free in a moment.
                     tracing::warn!(%error, "accepting a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
                 }
-            };
-            let (router, activity) = (router.clone(), Arc::clone(&activity));
-            tokio::spawn(async move {
-                activity.connections.fetch_add(1, Ordering::AcqRel);
-                activity.changed.notify_waiters();
-                connection(stream, router).await;
-                activity.connections.fetch_sub(1, Ordering::AcqRel);
-                activity.changed.notify_waiters();
-                drop(slot);
-            });
+            }
         }
     };
     let idling = async {

@@ -1,10 +1,13 @@
 //! The server's entry: what the command line hands over.
 
 use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use forkyard_api::Served;
 use forkyard_engine::Engine;
 
 use crate::args::ServeOptions;
@@ -24,6 +27,7 @@ pub(crate) struct ServeArgs {
 pub(crate) fn serve(args: ServeArgs) -> Result<(), Error> {
     let ServeArgs { paths, options: ServeOptions { idle, ready_fd } } = args;
     log_to_stderr();
+    let ready = ready_fd.map(only_ready_fd).transpose()?;
     // One thread: what a request needs is mostly a message to another process and its answer, and
     // every hand-over between threads costs more than the work. Disk and archives have their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -34,14 +38,24 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), Error> {
         .map_err(|e| Error::io("start the server", e))?;
     runtime.block_on(async {
         let engine = Engine::open(&paths.store).await.map_err(|e| failed(e, &paths.store))?;
-        let listener = listen(&paths.socket)?;
-        if let Some(fd) = ready_fd {
-            say_ready(fd)?;
+        let mut listener = listen(&paths.socket)?;
+        if let Some(fd) = ready {
+            std::fs::File::from(fd)
+                .write_all(b"1")
+                .map_err(|e| Error::io("tell that we listen", e))?;
         }
-        let served =
-            forkyard_api::serve(std::sync::Arc::clone(&engine), listener, idle.limit()).await;
-        // Only now, so that whoever finds nobody listening starts a server that finds the lock.
-        let _ = std::fs::remove_file(&paths.socket);
+        let mut late = Vec::new();
+        let served = loop {
+            let served =
+                forkyard_api::serve(Arc::clone(&engine), &listener, late, idle.limit()).await;
+            // Whoever finds nobody listening from now on starts a server that waits for our lock.
+            let _ = std::fs::remove_file(&paths.socket);
+            late = listener.incoming().map_while(Result::ok).collect();
+            if late.is_empty() || !matches!(served, Ok(Served::Idle)) {
+                break served;
+            }
+            listener = listen(&paths.socket)?;
+        };
         engine.settle().await;
         engine.retire();
         served.map(drop).map_err(|e| Error::io("serve", e))
@@ -68,11 +82,13 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
-/// Tells whoever started us that we listen.
-fn say_ready(fd: i32) -> Result<(), Error> {
-    let tried = |e| Error::io(format!("write to descriptor {fd}"), e);
+/// Keeps, of all that whoever started us left open, only what tells that we listen: a pipe of
+/// theirs must not stay open as long as we live.
+fn only_ready_fd(fd: i32) -> Result<OwnedFd, Error> {
+    let tried = |e| Error::io(format!("take descriptor {fd}"), e);
     let fd = forkyard_sys::process::inherited_fd(fd).map_err(tried)?;
-    std::fs::File::from(fd).write_all(b"1").map_err(tried)
+    forkyard_sys::process::close_all_but(&[fd.as_fd()]).map_err(tried)?;
+    Ok(fd)
 }
 
 fn log_to_stderr() {

@@ -118,7 +118,7 @@ type Answer = Result<(FileReply, Option<OwnedFd>), FileError>;
 fn answer(root: &Root, request: FileRequest, io: Option<OwnedFd>, defaults: &Defaults) -> Answer {
     let user = acting_user(root, request.user.as_ref().unwrap_or(&defaults.user))?;
     let names = match &request.op {
-        FileOp::Stat { .. } | FileOp::List { .. } | FileOp::Read { .. } => Names::read(root),
+        FileOp::Stat { .. } | FileOp::List { .. } => Names::read(root),
         _ => Names::default(),
     };
     let cwd = if defaults.cwd.is_empty() { user.home.clone() } else { defaults.cwd.clone() };

@@ -181,7 +181,7 @@ pub enum FileReply {
     },
     /// A file's bytes.
     Contents {
-        /// The file.
+        /// The file; names of its owners are not looked up.
         entry: Entry,
         /// What was asked for, shorter at the file's end.
         #[serde(with = "serde_bytes")]
@@ -190,7 +190,7 @@ pub enum FileReply {
     /// The descriptor with the reply is open on a regular file, for reading at the offset asked
     /// for or for writing. The guest may change the file at any time.
     Opened {
-        /// The file, as it was when it was opened.
+        /// The file, as it was when it was opened; names of its owners are not looked up.
         entry: Entry,
     },
     /// A tree went through.
