@@ -2,6 +2,7 @@
 //! nobody owns.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -99,11 +100,18 @@ fn sweep_uppers(engine: &Engine, live: &LiveSandbox) -> Result<()> {
     let failed = || Error::io(format!("reading {}", dir.display()));
     for entry in std::fs::read_dir(&dir).map_err(failed())? {
         let entry = entry.map_err(failed())?;
-        if entry.file_name() != current.as_str() {
+        // Beside the generations is a layer that is in use as long as the sandbox is.
+        if is_generation(&entry.file_name()) && entry.file_name() != current.as_str() {
             engine.layout.discard(&entry.path())?;
         }
     }
     Ok(())
+}
+
+/// Whether a directory of a sandbox has the name of a generation's uppers.
+fn is_generation(name: &OsStr) -> bool {
+    let number = name.to_str().and_then(|name| name.strip_prefix('g'));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// Ends an init of which nothing but its socket is known, and waits until it is gone. Without

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, chmodat, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, chmodat, openat, statat, unlinkat};
 use tokio::sync::watch;
 
 use crate::link::Link;
@@ -110,8 +110,7 @@ fn empty(top: &std::os::fd::OwnedFd) {
                 progress = true;
                 continue;
             }
-            // Without root, a guest's modes bind us too.
-            let _ = chmodat(top, &*name, Mode::RWXU, AtFlags::empty());
+            open_up(top, &name);
             let Ok(dir) = open(top, &name) else { continue };
             for inner in names(&dir) {
                 if unlinkat(&dir, &*inner, AtFlags::empty()).is_ok()
@@ -120,7 +119,7 @@ fn empty(top: &std::os::fd::OwnedFd) {
                     progress = true;
                     continue;
                 }
-                let _ = chmodat(&dir, &*inner, Mode::RWXU, AtFlags::empty());
+                open_up(&dir, &inner);
                 let up = format!("{}.up", crate::clock::unique());
                 progress |= rustix::fs::renameat(&dir, &*inner, top, up.as_str()).is_ok();
             }
@@ -129,6 +128,15 @@ fn empty(top: &std::os::fd::OwnedFd) {
         if !progress {
             return;
         }
+    }
+}
+
+/// Lets us into a directory: without root, a guest's modes bind us too. A link that could not be
+/// removed is left as it is, since chmod(2) would follow it.
+fn open_up(dir: &std::os::fd::OwnedFd, name: &std::ffi::CStr) {
+    let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    if stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir()) {
+        let _ = chmodat(dir, name, Mode::RWXU, AtFlags::empty());
     }
 }
 
@@ -145,6 +153,19 @@ fn names(dir: &std::os::fd::OwnedFd) -> Vec<std::ffi::CString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_that_cannot_be_removed_is_not_followed() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = rustix::fs::open(temp.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+        rustix::fs::mkdirat(&dir, "victim", Mode::from_raw_mode(0o555)).unwrap();
+        rustix::fs::symlinkat("victim", &dir, "link").unwrap();
+        open_up(&dir, c"link");
+        let mode = |name| statat(&dir, name, AtFlags::empty()).unwrap().st_mode & 0o777;
+        assert_eq!(mode("victim"), 0o555);
+        open_up(&dir, c"victim");
+        assert_eq!(mode("victim"), 0o700);
+    }
 
     #[test]
     fn a_tree_deeper_than_any_path_is_removed() {

@@ -259,6 +259,20 @@ fn a_sandbox_whose_init_died_meanwhile_is_told_as_ended() {
 }
 
 #[test]
+fn a_sandbox_that_was_taken_over_knows_its_name_and_can_be_reset() {
+    let mut server = TestServer::start();
+    let id = create(&server, &["--name", "box"]).id;
+    kill_and_restart(&mut server);
+    let sandbox = of(&server, &id);
+    assert_eq!(sandbox.sh("cat /etc/hostname"), "box\n");
+    sandbox.sh("echo other >/etc/hostname");
+    for _ in 0..2 {
+        server.ok(&["reset", &id]);
+        assert_eq!(sandbox.sh("cat /etc/hostname; grep -c box /etc/hosts"), "box\n1\n");
+    }
+}
+
+#[test]
 fn a_line_that_ran_when_the_server_died_does_not_disturb_the_next() {
     let mut server = TestServer::start();
     let id = create(&server, &[]).id;

@@ -143,7 +143,7 @@ impl Launch {
         report: Option<&OwnedFd>,
     ) -> Result<Child, StartError> {
         process::fork(proof, CloneFlags::default(), None, |_| {
-            let Err(refusal) = self.become_command(confinement, fds);
+            let Err(refusal) = self.become_command(confinement, fds, report);
             if let (Some(report), Ok(bytes)) = (report, encode(&refusal)) {
                 let _ = rustix::io::write(report, &bytes);
             }
@@ -165,15 +165,19 @@ impl Launch {
         &self,
         confinement: &Confinement<'_>,
         fds: &[(BorrowedFd<'_>, i32)],
+        report: Option<&OwnedFd>,
     ) -> Result<std::convert::Infallible, StartError> {
         let failed = |what: &'static str| move |e: io::Error| Failure::new(what, &e);
         rustix::process::setsid().map_err(|e| Failure::new("setsid", &e.into()))?;
-        process::place_fds(fds).map_err(failed("placing descriptors"))?;
-        if self.tty {
-            process::take_terminal().map_err(failed("taking the terminal"))?;
-        }
         if let Some(wall) = &confinement.wall {
             wall.restrict().map_err(failed("landlock_restrict_self"))?;
+        }
+        // Before any path of the guest's is looked up: the directory or program may be a link to
+        // `/proc/self/fd/N`, and init's descriptors lead to layers and uppers.
+        process::place_fds_alone(fds, report.map(AsFd::as_fd))
+            .map_err(failed("placing descriptors"))?;
+        if self.tty {
+            process::take_terminal().map_err(failed("taking the terminal"))?;
         }
         self.become_user()?;
         self.enter_directory()?;

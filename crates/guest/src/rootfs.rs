@@ -211,8 +211,12 @@ fn place_for(volume: &OwnedFd, root: &OwnedFd, target: &str) -> Result<OwnedFd, 
     }
     let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
     let parent = directory(root, parent)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    drop(openat(&parent, name, flags, Mode::from_raw_mode(0o644)).map_err(failed)?);
+    // What is there is not opened: it may be a fifo, of a volume's owner or of the guest's own.
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(failed(e)),
+    }
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     openat(&parent, name, flags, Mode::empty()).map_err(failed)
 }

@@ -173,7 +173,24 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
 /// For a child right after a fork, which owns copies of all its parent's descriptors: values that
 /// own any of the closed ones must not be used or dropped afterwards.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    close_others(keep.iter().map(AsRawFd::as_raw_fd))
+}
+
+/// As [`place_fds`], and closes every other descriptor but `keep` and 0, 1 and 2: for a child that
+/// is about to look up paths of a guest's choice, to which `/proc/self/fd` belongs.
+///
+/// What [`close_all_but`] says of the closed ones holds here too.
+pub fn place_fds_alone(
+    fds: &[(BorrowedFd<'_>, RawFd)],
+    keep: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    place_fds(fds)?;
+    let placed = fds.iter().map(|&(_, target)| target);
+    close_others(placed.chain(keep.map(|fd| fd.as_raw_fd())))
+}
+
+fn close_others(keep: impl Iterator<Item = RawFd>) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.map(|fd| fd as u32).collect();
     keep.sort_unstable();
     let mut first = 3;
     for fd in keep {

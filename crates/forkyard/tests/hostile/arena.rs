@@ -201,6 +201,12 @@ impl Guest {
         text(&self.exec(&[], &["/bin/sh", "-c", &script]).stdout)
     }
 
+    /// The same in a directory, where the one that commands start in is of no use.
+    pub(crate) fn sh_in(&self, directory: &str, script: &str) -> String {
+        let script = format!("exec 2>&1\n{script}");
+        text(&self.exec(&["-w", directory], &["/bin/sh", "-c", &script]).stdout)
+    }
+
     /// Starts a program in the background and waits for its first line of output.
     pub(crate) fn spawn(&self, argv: &[&str]) -> String {
         let number = text(&self.exec(&["--detach"], argv).stdout);

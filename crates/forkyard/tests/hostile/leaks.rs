@@ -1,5 +1,11 @@
 //! What a guest can find out about the host and its server.
 
+use std::process::Output;
+use std::time::Duration;
+
+use forkyard_testkit::image_dir;
+use serde_json::json;
+
 use crate::arena::{Guest, text};
 use crate::case::cases;
 
@@ -8,6 +14,11 @@ cases! {
         => "init's are closed on exec; a command has 0, 1 and 2", command_descriptors;
     descriptors_of_a_session: "the same in the session's shell"
         => "it has 0, 1, 2 and the three of the session", session_descriptors;
+    starting_in_descriptors_of_init: "commands and shells whose directory or program is, or is a \
+        link to, each /proc/self/fd/N: raw layers, uppers and the next reset's, in an image \
+        without Landlock"
+        => "init's descriptors are closed before a path of the guest's is looked up",
+        start_in_descriptors;
     environment_of_the_server: "reading the server's variables in its own environment, in that of \
         init and by file requests"
         => "the spawner starts with none; contents of /proc are refused to file requests",
@@ -52,6 +63,34 @@ fn session_descriptors(guest: &Guest) {
         };
         assert!(known, "descriptor {number} leads to {target}\n{out}");
     }
+}
+
+/// Beyond the descriptors that an init of a few layers and volumes has.
+const NUMBERS: std::ops::Range<u32> = 3..48;
+
+fn start_in_descriptors(guest: &Guest) {
+    let dir = image_dir();
+    let source = dir.path().to_string_lossy().into_owned();
+    guest.arena.server.ok(&["image", "import", "-q", &source, "bare"]);
+    let other = guest.arena.guest(&json!({ "image": "bare", "workdir": "/root/work" }));
+    let told = |out: &Output| format!("{}{}", text(&out.stdout), text(&out.stderr));
+    for number in NUMBERS {
+        let path = format!("/proc/self/fd/{number}");
+        other.sh_in("/", &format!("rm -rf /root/work; ln -s {path} /root/work"));
+        for place in [&*path, "/root/work"] {
+            let out = other.exec(&["-w", place], &["/bin/sh", "-c", "echo STARTED; ls -a"]);
+            assert!(!out.status.success() && out.stdout.is_empty(), "{path}: {}", told(&out));
+        }
+        // Whatever is found there is not a directory that leads on.
+        let program = format!("{path}/bin/sh");
+        let out = other.exec(&["-w", "/"], &[&program, "-c", "echo STARTED"]);
+        assert!(!out.status.success() && out.stdout.is_empty(), "{path}: {}", told(&out));
+        let session = other.url("session");
+        let _ = other.arena.http().request("DELETE", &session, "");
+        let said = other.session("echo STARTED; ls -a", Duration::from_secs(5)).to_string();
+        assert!(!said.contains("STARTED"), "{path}: {said}");
+    }
+    other.sh_in("/", "rm -rf /root/work; mkdir /root/work");
 }
 
 fn environment(guest: &Guest) {
