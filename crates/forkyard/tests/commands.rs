@@ -576,7 +576,7 @@ fn a_command_of_a_removed_sandbox_ends_for_its_client() {
     let child = running(&sandbox, "echo up; exec sleep 610");
     let init = Process::of(sandbox.inspect().pid.unwrap()).unwrap();
     server.ok(&["rm", &sandbox.id]);
-    assert!(!init.lives());
+    wait_for("the end of init", SOON, || !init.lives());
     let out = wait_some("the client's end", SOON, {
         let mut child = Some(child);
         move || {

@@ -104,7 +104,7 @@ fn a_sandbox_is_created_listed_inspected_and_removed() {
 
     assert_eq!(server.ok(&["rm", &sandbox.id]), format!("{}\n", sandbox.id));
     assert!(ids(&server, &["-a"]).is_empty());
-    assert!(!init.lives());
+    wait_for("the end of init", SOON, || !init.lives());
     refused(&server.cli(&["inspect", &sandbox.id]), 125, "no such sandbox");
 }
 
@@ -303,7 +303,7 @@ fn a_sandbox_ends_at_its_deadline_and_keeps_its_record() {
     assert_eq!(sandbox.wait_ended(), "deadline");
     let info = sandbox.inspect();
     assert!(info.ended_at.unwrap() >= deadline && info.pid.is_none(), "{info:?}");
-    assert!(!init.lives());
+    wait_for("the end of init", SOON, || !init.lives());
     assert!(ids(&server, &[]).is_empty());
     assert_eq!(ids(&server, &["-a"]), [sandbox.id.as_str()]);
     let out = sandbox.exec(&["true"]);

@@ -432,8 +432,10 @@ fn servers_killed_while_sandboxes_are_reset_leave_each_old_or_new() {
         assert_eq!(sandbox.say("echo works"), "works\n");
         server.ok(&["reset", id]);
         assert_eq!(sandbox.say("ls /root"), "");
+        // With the files that carry its name.
         let uppers = server.store().join("sandboxes").join(id);
-        wait_for("one upper alone", SOON, || entries(&uppers) == 1);
+        wait_for("one upper alone", SOON, || entries(&uppers) == 2);
+        assert_eq!(sandbox.sh("cat /etc/hostname"), format!("{id}\n"));
     }
     is_tidy(&server, ids.len());
 }
