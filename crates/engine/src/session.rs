@@ -249,6 +249,11 @@ enum Taken {
 }
 
 impl Collected {
+    /// What wrote this to stdout, and nothing to stderr.
+    pub(crate) fn of(stdout: Vec<u8>) -> Self {
+        Self { streams: [stdout, Vec::new()], truncated: false }
+    }
+
     /// The answer to who asked for the line.
     pub(crate) fn into_output(self, status: i32) -> SessionOutput {
         let [stdout, stderr] = self.streams;
