@@ -234,10 +234,18 @@ fn number(field: &[u8]) -> Option<u32> {
 
 /// The entry with this name, or else this number.
 pub(crate) fn find_user(passwd: &[u8], name: &[u8], uid: Option<u32>) -> Option<User> {
-    let entries = || lines(passwd).filter_map(parse_user);
-    entries()
-        .find(|user| user.name == name)
-        .or_else(|| uid.and_then(|uid| entries().find(|user| user.uid == uid)))
+    // Most lines are others': only those that may be meant are taken apart.
+    let of_name = |line: &&[u8]| field(line, 0) == Some(name);
+    let by_number = |uid| lines(passwd).filter(move |line| id(line, 2) == Some(uid));
+    lines(passwd)
+        .filter(of_name)
+        .find_map(parse_user)
+        .or_else(|| by_number(uid?).find_map(parse_user))
+}
+
+/// The number in a field of a line, with spaces around it.
+fn id(line: &[u8], index: usize) -> Option<u32> {
+    number(field(line, index)?.trim_ascii())
 }
 
 fn parse_user(line: &[u8]) -> Option<User> {
@@ -247,8 +255,8 @@ fn parse_user(line: &[u8]) -> Option<User> {
     };
     let name = field(line, 0).filter(|name| !name.is_empty())?;
     Some(User {
-        uid: number(field(line, 2)?.trim_ascii()).filter(|_| field(line, 2) != Some(b""))?,
-        gid: number(field(line, 3)?.trim_ascii()).filter(|_| field(line, 3) != Some(b""))?,
+        uid: id(line, 2)?,
+        gid: id(line, 3)?,
         groups: Vec::new(),
         home: absolute(5, b"/"),
         shell: absolute(6, b"/bin/sh"),

@@ -4,7 +4,7 @@ mod files_support;
 
 use std::fs;
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
 use files_support::*;
 use forkyard_guest::files::proto::{FileErrorKind, FileOp, FileReply, INLINE_MAX, WriteTarget};
@@ -79,6 +79,30 @@ fn writing_keeps_owner_mode_and_links_of_an_existing_file() {
     assert_eq!(place.text("other"), "new");
     assert_eq!(mode(&place, "file"), 0o640);
     assert_eq!(fs::metadata(place.at("file")).expect("metadata").ino(), before);
+}
+
+#[test]
+fn nothing_of_a_longer_file_is_left_by_a_shorter_one_or_by_none() {
+    let place = Place::new();
+    place.file("file", "x".repeat(3 * INLINE_MAX));
+    for contents in ["y".repeat(INLINE_MAX), "new".to_owned(), "longer".to_owned(), String::new()] {
+        place.ask(write("/file", &contents)).expect("written");
+        assert_eq!(place.text("file"), contents);
+    }
+}
+
+#[test]
+fn a_write_by_another_user_takes_set_id_bits_off() {
+    if !is_root() || !id_is_mapped(1234) {
+        skip!("root with more than one id");
+    }
+    let place = Place::new();
+    for (name, contents) in [("tool", "x"), ("emptied", "")] {
+        place.file(name, "old");
+        fs::set_permissions(place.at(name), fs::Permissions::from_mode(0o4777)).expect("a mode");
+        place.ask_as("1234", write(&format!("/{name}"), contents)).expect("written");
+        assert_eq!(mode(&place, name), 0o777, "{name}");
+    }
 }
 
 #[test]
@@ -320,6 +344,12 @@ fn a_full_file_system_is_told_as_such() {
     place.ask(remove("/small/more", false)).expect("removed");
     place.ask(full).expect("there is space again");
     assert_eq!(place.list("/small", 1, 10).0.len(), 1);
+    // The old contents, which lie elsewhere in the file, make room for the new ones.
+    let file = fs::File::options().write(true).truncate(true).open(place.at("small/file"));
+    file.expect("emptied").write_all_at(&vec![1; 60 << 10], 1 << 20).expect("all but a page");
+    let over = FileOp::Write { target: target("/small/file"), contents: vec![2; 16 << 10] };
+    place.ask(over).expect("written over it");
+    assert_eq!(fs::read(place.at("small/file")).expect("read"), [2; 16 << 10]);
     rustix::mount::unmount(place.at("small"), rustix::mount::UnmountFlags::DETACH)
         .expect("unmounted");
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::{fs, io};
@@ -39,22 +40,26 @@ pub(super) fn read(cx: &Context<'_>, path: &[u8], offset: u64, length: Option<u6
 /// At most `most` bytes from `offset` on, fewer at the end of the file.
 pub(crate) fn read_up_to(file: impl AsFd, offset: u64, most: usize) -> io::Result<Vec<u8>> {
     const CHUNK: usize = 64 * 1024;
-    let mut bytes = Vec::new();
+    // Files of the kernel's have no size, or a page's.
+    const LEAST: usize = 4096;
+    // Room for one byte more than the file should have: its end then shows itself without more.
+    // Memory that is not needed is not asked for, since each page of it costs a fault.
+    let size = fs::fstat(&file)?.st_size as u64;
+    let expected = usize::try_from(size.saturating_sub(offset)).unwrap_or(CHUNK).min(CHUNK) + 1;
+    let mut bytes = Vec::with_capacity(expected.max(LEAST).min(most));
     while bytes.len() < most {
         let have = bytes.len();
-        bytes.resize(have + CHUNK.min(most - have), 0);
-        let room = bytes.get_mut(have..).unwrap_or_default();
+        bytes.reserve(if have < bytes.capacity() { 0 } else { CHUNK.min(most - have) });
         let Some(at) = offset.checked_add(have as u64).filter(|&at| i64::try_from(at).is_ok())
         else {
-            bytes.truncate(have);
             break;
         };
-        let count = retry_on_intr(|| io::pread(&file, &mut *room, at))?;
-        bytes.truncate(have + count);
-        if count == 0 {
+        if retry_on_intr(|| io::pread(&file, spare_capacity(&mut bytes), at))? == 0 {
             break;
         }
     }
+    // The allocator may have given more room.
+    bytes.truncate(most);
     Ok(bytes)
 }
 
@@ -66,9 +71,30 @@ pub(super) fn write(cx: &Context<'_>, target: &WriteTarget, contents: &[u8]) -> 
         return Err(FileError::new("write", &target.path, why));
     }
     let path = cx.path(&target.path)?;
-    let file = open_target(cx, &path, target)?;
-    write_all(&file, contents).map_err(|errno| FileError::sys("write", path.bytes(), errno))?;
+    // Writing takes set-id bits off, as emptying does; writing nothing does not.
+    let replaced = !target.append && !contents.is_empty();
+    let file = open_target(cx, &path, target, target.append || replaced)?;
+    let written = if replaced { replace(&file, contents) } else { write_all(&file, contents) };
+    written.map_err(|errno| FileError::sys("write", path.bytes(), errno))?;
     Ok((FileReply::Done, None))
+}
+
+/// Writes over what is in a file, and then cuts off what is left of it.
+///
+/// Not the other way round: ext4 writes a file that was emptied to disk when it is closed, lest a
+/// crash leave it empty (`auto_da_alloc`), which takes milliseconds.
+fn replace(file: &OwnedFd, contents: &[u8]) -> io::Result<()> {
+    if write_all(file, contents).is_err() {
+        // The room that the old contents take may be what is lacking.
+        retry_on_intr(|| fs::ftruncate(file, 0))?;
+        fs::seek(file, SeekFrom::Start(0))?;
+        return write_all(file, contents);
+    }
+    let length = contents.len() as u64;
+    if fs::fstat(file)?.st_size as u64 > length {
+        retry_on_intr(|| fs::ftruncate(file, length))?;
+    }
+    Ok(())
 }
 
 /// Writes all of `bytes` at the descriptor's position.
@@ -85,7 +111,7 @@ pub(super) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
 /// Answers [`super::FileOp::OpenWrite`].
 pub(super) fn open_write(cx: &Context<'_>, target: &WriteTarget) -> Answer {
     let path = cx.path(&target.path)?;
-    let file = open_target(cx, &path, target)?;
+    let file = open_target(cx, &path, target, target.append)?;
     let stat = fs::fstat(&file).map_err(|errno| FileError::sys("fstat", path.bytes(), errno))?;
     // The receiver writes with its own rights, which may include CAP_FSETID: the kernel would not
     // take the set-id bits off then. Truncating took them off; appending did not.
@@ -96,11 +122,13 @@ pub(super) fn open_write(cx: &Context<'_>, target: &WriteTarget) -> Answer {
     Ok((FileReply::Opened { entry: cx.entry(path.bytes().to_vec(), &stat, None) }, Some(file)))
 }
 
-/// Opens the file to write, makes it where it is missing, empties it unless it is appended to.
+/// Opens the file to write, makes it where it is missing, empties it unless that is to be kept
+/// which is in it.
 fn open_target(
     cx: &Context<'_>,
     path: &GuestPath,
     target: &WriteTarget,
+    keep: bool,
 ) -> Result<OwnedFd, FileError> {
     if path.slash {
         return Err(FileError::new("open", path.bytes(), FileErrorKind::IsADirectory));
@@ -109,7 +137,7 @@ fn open_target(
     for _ in 0..TRIES {
         if !target.exclusive {
             match cx.root.contents(path.bytes(), Access::Write, append) {
-                Ok((file, _)) => return prepare(path, target, file),
+                Ok((file, _)) => return prepare(path, target, file, keep),
                 Err(FileError { kind: FileErrorKind::NotFound, .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -122,13 +150,18 @@ fn open_target(
     Err(FileError::sys("open", path.bytes(), Errno::AGAIN))
 }
 
-/// Gives an existing file the mode asked for, and empties it. The mode first: whoever may not
-/// change it is to lose no contents. Emptying takes set-id bits off.
-fn prepare(path: &GuestPath, target: &WriteTarget, file: OwnedFd) -> Result<OwnedFd, FileError> {
+/// Gives an existing file the mode asked for, and empties it unless `keep` is set. The mode first:
+/// whoever may not change it is to lose no contents. Emptying takes set-id bits off.
+fn prepare(
+    path: &GuestPath,
+    target: &WriteTarget,
+    file: OwnedFd,
+    keep: bool,
+) -> Result<OwnedFd, FileError> {
     let fail = |action: &str, errno| FileError::sys(action, path.bytes(), errno);
     let set_mode = |mode| fs::fchmod(&file, mode_of(mode)).map_err(|errno| fail("fchmod", errno));
     target.mode.map_or(Ok(()), set_mode)?;
-    if !target.append {
+    if !keep {
         retry_on_intr(|| fs::ftruncate(&file, 0)).map_err(|errno| fail("ftruncate", errno))?;
         target.mode.filter(|mode| mode & 0o6000 != 0).map_or(Ok(()), set_mode)?;
     }
