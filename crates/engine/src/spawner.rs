@@ -3,12 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use forkyard_guest::proto::{
     Failure, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, decode, encode,
 };
 use forkyard_sys::channel;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::{Error, Result};
 use crate::ids::Mode;
@@ -55,6 +56,7 @@ impl Running {
         command
             .arg("spawner")
             .arg(mode.word())
+            .arg(files_of_commands().to_string())
             .env_clear()
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
@@ -183,6 +185,19 @@ fn wait_for_word(socket: &OwnedFd) -> Result<()> {
 }
 
 /// Maps root to this user and the rest to its subordinate ids, by the set-id helpers that may.
+/// How many descriptors a command has at first: as many as whoever started this server. The server
+/// itself, and who it starts, may have all that they are allowed.
+fn files_of_commands() -> u64 {
+    static FILES: OnceLock<u64> = OnceLock::new();
+    *FILES.get_or_init(|| {
+        let started_with = getrlimit(Resource::Nofile);
+        let all = Rlimit { current: started_with.maximum, ..started_with };
+        // What cannot be had is missed where it is needed.
+        let _ = setrlimit(Resource::Nofile, all);
+        started_with.current.unwrap_or(u64::MAX)
+    })
+}
+
 fn write_maps(pid: u32, uid: u32, gid: u32) -> Result<()> {
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     for (tool, own, first) in [("newuidmap", own.0, uid), ("newgidmap", own.1, gid)] {

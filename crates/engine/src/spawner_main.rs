@@ -10,14 +10,16 @@ use rustix::process::{Gid, Uid};
 
 /// Serves as the spawner, on the socket that is standard input; gives its exit status.
 ///
-/// `mode` is the word of a [`Mode`](crate::Mode). Must be called before any thread is started.
-pub fn spawner_main(mode: &str) -> i32 {
+/// `mode` is the word of a [`Mode`](crate::Mode); `files`, how many descriptors a command has at
+/// first. Must be called before any thread is started.
+pub fn spawner_main(mode: &str, files: &str) -> i32 {
+    let Ok(files) = files.parse() else { return 1 };
     let Ok(socket) = process::inherited_fd(0) else { return 1 };
     // Away from 0, so that sandboxes start with /dev/null there.
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(&socket, 3) else { return 1 };
     match prepare(mode, &socket)
         .and_then(|()| say(&socket, b"ready"))
-        .and_then(|()| spawner::run(&socket, crate::jobs::run))
+        .and_then(|()| spawner::run(&socket, files, crate::jobs::run))
     {
         Ok(()) => 0,
         Err(failure) => {

@@ -24,8 +24,8 @@ fn main() -> ExitCode {
     // thread: nothing else is set up for it.
     let mut args = std::env::args().skip(1);
     if args.next().as_deref() == Some("spawner") {
-        let mode = args.next().unwrap_or_default();
-        return ExitCode::from(forkyard_engine::spawner_main(&mode) as u8);
+        let [mode, files] = [(); 2].map(|()| args.next().unwrap_or_default());
+        return ExitCode::from(forkyard_engine::spawner_main(&mode, &files) as u8);
     }
     let outcome = args::parse().and_then(commands::dispatch);
     let code = outcome.unwrap_or_else(|error| {

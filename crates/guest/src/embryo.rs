@@ -10,12 +10,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use forkyard_sys::channel;
 use forkyard_sys::mount::{MountAttr, NODEV, NOSUID, RDONLY, clone_mount, mount_setattr};
 use forkyard_sys::process::{self, Child, CloneFlags, SingleThreaded};
-use forkyard_sys::seccomp::Filter;
 use rustix::fs::CWD;
 use rustix::process::Pid;
 use serde::Serialize;
 
+use crate::devices;
 use crate::init::{self, Birth, Growth};
+use crate::launch::Bounds;
 use crate::proto::{Failure, Ids, MountSource, Place, Setup, encode};
 
 pub(crate) struct Embryo {
@@ -25,13 +26,15 @@ pub(crate) struct Embryo {
     place: Place,
     /// What its layers' ids are shown through, where it has a range.
     user_namespace: Option<File>,
+    /// Its own /dev, where one can be made.
+    dev: Option<OwnedFd>,
 }
 
 impl Embryo {
     /// Has it cloned, puts it at its place, and lets it grow as far as it can without a setup.
     pub(crate) fn conceive(
         proof: &SingleThreaded,
-        filter: &Filter,
+        bounds: &Bounds,
         place: Place,
         own_network: bool,
     ) -> Result<Self, Failure> {
@@ -46,7 +49,7 @@ impl Embryo {
         }
         let group = place.cgroup2.as_ref().map(|path| open_group(path)).transpose()?;
         let child = process::fork(proof, flags, group.as_ref().map(AsFd::as_fd), |proof| {
-            init::main(proof, filter, theirs, join(&place.cgroup1))
+            init::main(proof, bounds, theirs, join(&place.cgroup1))
         })
         .map_err(|e| Failure::new("clone3 into new namespaces", &e))?;
         // From here on, the end of its cord ends it.
@@ -59,7 +62,8 @@ impl Embryo {
             }
             Ids::Outer | Ids::Single => None,
         };
-        let embryo = Self { child, cord, place, user_namespace };
+        let dev = user_namespace.as_ref().and_then(|_| devices::own().ok());
+        let embryo = Self { child, cord, place, user_namespace, dev };
         let single_id = embryo.place.ids == Ids::Single;
         embryo.tell(&Growth { single_id, own_network }, &[])?;
         Ok(embryo)
@@ -72,7 +76,7 @@ impl Embryo {
     /// Gives it its mounts, and tells it what to be. `sockets` are its ends of the control channel
     /// and of the socket that it listens at.
     pub(crate) fn bear(
-        self,
+        mut self,
         sources: &[MountSource],
         setup: Setup,
         sockets: &[OwnedFd],
@@ -85,9 +89,13 @@ impl Embryo {
     }
 
     /// Makes a detached mount of a source, its ids shown as the sandbox has them.
-    fn mount(&self, source: &MountSource) -> Result<OwnedFd, Failure> {
-        let tree = clone_mount(CWD, &source.path, source.recursive)
-            .map_err(|e| Failure::new(format!("open_tree of {}", source.path), &e))?;
+    fn mount(&mut self, source: &MountSource) -> Result<OwnedFd, Failure> {
+        let own = if source.path == "/dev" { self.dev.take() } else { None };
+        let tree = match own {
+            Some(dev) => dev,
+            None => clone_mount(CWD, &source.path, source.recursive)
+                .map_err(|e| Failure::new(format!("open_tree of {}", source.path), &e))?,
+        };
         // The device nodes and kernel file systems keep their owner: the host's root.
         let keep = source.path == "/dev" || source.path == "/sys";
         // What users show to a sandbox brings no devices, whoever made nodes there.

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use forkyard_sys::landlock::Wall;
 use forkyard_sys::mount::OldRoot;
 use forkyard_sys::process::{self, CloneFlags, SingleThreaded};
-use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{caps, channel, net, signal};
 use rustix::event::epoll;
 use rustix::fs::CWD;
@@ -22,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Root};
 use crate::kernel_files::{Fresh, KernelFiles};
-use crate::launch::{Confinement, Launch, shell_path};
+use crate::launch::{Bounds, Confinement, Launch, shell_path};
 use crate::proto::{
     CommandState, Ended, Failure, InitBody, InitError, InitMessage, InitOk, InitRequest, Setup,
     Start, StartError, decode, encode,
@@ -63,12 +62,12 @@ pub(crate) struct Birth {
 }
 
 /// Grows as it is told on `cord`, waits there to be told what to be, and runs that sandbox until
-/// it ends; gives init's exit status. Every command is put under `filter`.
+/// it ends; gives init's exit status. `bounds` hold every command.
 ///
 /// What failed before is told in the answer to its birth.
 pub(crate) fn main(
     proof: SingleThreaded,
-    filter: &Filter,
+    bounds: &Bounds,
     cord: OwnedFd,
     joined: Result<(), Failure>,
 ) -> i32 {
@@ -103,7 +102,7 @@ pub(crate) fn main(
         deadline: setup.deadline,
         setup,
         single_id: growth.single_id,
-        confinement: Confinement { filter, wall: parts.wall },
+        confinement: Confinement { bounds, wall: parts.wall },
         root: parts.root,
         builder: parts.builder,
         children: parts.children,

@@ -21,6 +21,10 @@ struct Masks {
     read_only: &'static [&'static str],
 }
 
+/// Most terminals of a sandbox. The host has 3,072 for all together (`kernel.pty.max` less
+/// `kernel.pty.reserve`).
+const PTYS_MAX: u32 = 256;
+
 /// As OCI runtimes mask it.
 const PROC: Masks = Masks {
     name: "proc",
@@ -103,9 +107,16 @@ impl Fresh {
     pub(crate) fn mount(tmp_size: u64) -> Result<Self, Failure> {
         let failed = |what: &'static str| move |e: io::Error| Failure::new(what, &e);
         // The group of terminals is 5 on Debian and Fedora alike; with a single id there is none.
-        let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+        let most = PTYS_MAX.to_string();
+        let options = [
+            ("newinstance", ""),
+            ("ptmxmode", "0666"),
+            ("mode", "0620"),
+            ("max", most.as_str()),
+            ("gid", "5"),
+        ];
         let pts = new_mount("devpts", &options, NOSUID | NOEXEC)
-            .or_else(|_| new_mount("devpts", &options[..3], NOSUID | NOEXEC))
+            .or_else(|_| new_mount("devpts", &options[..4], NOSUID | NOEXEC))
             .map_err(failed("making /dev/pts"))?;
         let mqueue = new_mount("mqueue", &[], NOSUID | NODEV | NOEXEC)
             .map_err(failed("making /dev/mqueue"))?;

@@ -11,7 +11,7 @@ use forkyard_sys::process::{self, Child, CloneFlags, SingleThreaded};
 use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{caps, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 
 use crate::files::Root;
 use crate::proto::{Failure, Setup, Start, StartError, decode, encode};
@@ -27,10 +27,30 @@ const START: Duration = Duration::from_secs(10);
 /// After this long without a word from a child, it may have been stopped.
 const STOPPED: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
+/// What holds the commands of all sandboxes back.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    filter: Filter,
+    /// How many descriptors a command may have open. The kernel lets a user have that many on
+    /// their way through sockets: beyond, only those with a higher limit can send any. So the
+    /// spawner and init, who may have a guest's user, keep twice as many.
+    files: Rlimit,
+}
+
+impl Bounds {
+    /// `files`: how many descriptors a command has at first, if it may have as many.
+    pub(crate) fn new(filter: Filter, files: u64) -> Self {
+        let own = getrlimit(Resource::Nofile);
+        let maximum = own.maximum.map(|all| (all / 2).max(1));
+        let current = maximum.map_or(files, |maximum| files.min(maximum));
+        Self { filter, files: Rlimit { current: Some(current), maximum } }
+    }
+}
+
 /// What holds every command back.
 #[derive(Debug)]
 pub(crate) struct Confinement<'a> {
-    pub(crate) filter: &'a Filter,
+    pub(crate) bounds: &'a Bounds,
     pub(crate) wall: Option<Wall>,
 }
 
@@ -179,6 +199,8 @@ impl Launch {
         if self.tty {
             process::take_terminal().map_err(failed("taking the terminal"))?;
         }
+        setrlimit(Resource::Nofile, confinement.bounds.files)
+            .map_err(|e| Failure::new("setrlimit nofile", &e.into()))?;
         self.become_user()?;
         self.enter_directory()?;
         if self.user.uid == 0 {
@@ -188,7 +210,7 @@ impl Launch {
         }
         process::set_not_dumpable().map_err(failed("prctl PR_SET_DUMPABLE"))?;
         signal::set_blocked(false).map_err(failed("unblocking signals"))?;
-        confinement.filter.install().map_err(failed("installing the seccomp filter"))?;
+        confinement.bounds.filter.install().map_err(failed("installing the seccomp filter"))?;
         self.exec()
     }
 

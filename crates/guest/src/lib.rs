@@ -23,6 +23,7 @@
 //! together by the tests of the `forkyard` crate, which make real sandboxes.
 #![forbid(unsafe_code)]
 
+mod devices;
 mod embryo;
 pub mod files;
 #[cfg(feature = "fuzzing")]

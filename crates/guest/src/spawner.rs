@@ -6,38 +6,32 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use forkyard_sys::mount::{NOEXEC, NOSUID, attach_mount, clone_mount, make_private, new_mount};
+use forkyard_sys::mount::make_private;
 use forkyard_sys::process::{self, CloneFlags, SingleThreaded};
 use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{channel, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat, symlinkat};
+use rustix::fs::Mode;
 
+use crate::devices;
 use crate::embryo::Embryo;
+use crate::launch::Bounds;
 use crate::proto::{Failure, Place, SpawnerReply, SpawnerRequest, decode, encode};
 
 /// A job that the spawner runs in a child of its own: its name, its arguments and descriptors.
 /// What it gives back is sent to whoever asked.
 pub type Job = fn(name: &str, payload: &[u8], fds: Vec<OwnedFd>) -> Vec<u8>;
 
-/// Devices of a sandbox: name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-
 /// Serves requests on `socket` until its other end closes.
 ///
 /// The process must be single-threaded and, unless it is root, already in a user namespace where
-/// it is. Its standard streams should be `/dev/null`: sandboxes start with copies of them.
+/// it is. Its standard streams should be `/dev/null`: sandboxes start with copies of them. `files`
+/// is how many descriptors a command may have open, unless it asks for more: its limit is half of
+/// this process's.
 ///
 /// # Errors
 /// When the mount namespace cannot be set up, or the socket fails.
-pub fn run(socket: &OwnedFd, job: Job) -> Result<(), Failure> {
+pub fn run(socket: &OwnedFd, files: u64, job: Job) -> Result<(), Failure> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |e: io::Error| Failure::new(what, &e)
@@ -48,16 +42,17 @@ pub fn run(socket: &OwnedFd, job: Job) -> Result<(), Failure> {
     process::unshare(&proof, CloneFlags::MOUNT)
         .map_err(failed("unshare of the mount namespace"))?;
     make_private().map_err(failed("making mounts private"))?;
-    make_devices()?;
+    devices::cover()?;
     // Once for all commands of all sandboxes: they are forks of this process.
     let filter = Filter::compile()
         .map_err(|e| Failure::new(e.to_string(), &io::ErrorKind::InvalidData.into()))?;
+    let bounds = Bounds::new(filter, files);
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let mut nursery = Nursery::default();
     loop {
         reap();
         if nursery.wish.is_some() && is_idle(socket) {
-            nursery.grant(&proof, &filter);
+            nursery.grant(&proof, &bounds);
         }
         let message = match channel::receive(socket) {
             Ok(Some(message)) => message,
@@ -68,7 +63,7 @@ pub fn run(socket: &OwnedFd, job: Job) -> Result<(), Failure> {
             Err(e) => return Err(Failure::new("receiving a request", &e)),
         };
         let Ok(request) = decode::<SpawnerRequest>(&message.bytes) else { continue };
-        let (reply, fds) = serve(&proof, &filter, &mut nursery, request, message.fds, job);
+        let (reply, fds) = serve(&proof, &bounds, &mut nursery, request, message.fds, job);
         let Some(reply) = reply else { continue };
         let Ok(bytes) = encode(&reply) else { continue };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -85,7 +80,7 @@ fn reap() {
 
 fn serve(
     proof: &SingleThreaded,
-    filter: &Filter,
+    bounds: &Bounds,
     nursery: &mut Nursery,
     request: SpawnerRequest,
     mut fds: Vec<OwnedFd>,
@@ -96,7 +91,7 @@ fn serve(
             let own_network = !setup.host_network;
             let conceived = match nursery.take(&place).filter(|_| own_network) {
                 Some(embryo) => Ok(embryo),
-                None => Embryo::conceive(proof, filter, place, own_network),
+                None => Embryo::conceive(proof, bounds, place, own_network),
             };
             match conceived.and_then(|embryo| embryo.bear(&sources, *setup, &fds)) {
                 Ok(child) => {
@@ -146,12 +141,12 @@ struct Nursery {
 }
 
 impl Nursery {
-    fn grant(&mut self, proof: &SingleThreaded, filter: &Filter) {
+    fn grant(&mut self, proof: &SingleThreaded, bounds: &Bounds) {
         if let Some(place) = self.wish.take() {
             // The old one ends before the new one needs its memory.
             self.embryo = None;
             // Without one, a sandbox is made in one go: the failure will be told then.
-            self.embryo = Embryo::conceive(proof, filter, place, true).ok();
+            self.embryo = Embryo::conceive(proof, bounds, place, true).ok();
         }
     }
 
@@ -160,51 +155,6 @@ impl Nursery {
         self.wish.take_if(|wish| wish == place);
         self.embryo.take_if(|embryo| embryo.is_at(place))
     }
-}
-
-/// Covers this namespace's /dev by the devices that every sandbox gets a read-only view of.
-fn make_devices() -> Result<(), Failure> {
-    let failed = |what: String| move |e: io::Error| Failure::new(what, &e);
-    let mut binds = Vec::new();
-    for (name, ..) in DEVICES {
-        let path = format!("/dev/{name}");
-        let bind =
-            clone_mount(CWD, &path, false).map_err(failed(format!("open_tree of {path}")))?;
-        binds.push((name, bind));
-    }
-    let options = [("mode", "0755"), ("size", "64k")];
-    let dev = new_mount("tmpfs", &options, NOSUID | NOEXEC).map_err(failed("tmpfs".into()))?;
-    attach_mount(&dev, CWD, "/dev").map_err(failed("covering /dev".into()))?;
-    for ((name, bind), (_, major, minor)) in binds.into_iter().zip(DEVICES) {
-        let failed = |e: io::Error| Failure::new(format!("making /dev/{name}"), &e);
-        let mode = Mode::from_raw_mode(0o666);
-        let number = rustix::fs::makedev(major, minor);
-        // A node of its own needs no mount of its own; without the right to make one, the host's.
-        if mknodat(&dev, name, FileType::CharacterDevice, mode, number).is_err() {
-            let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-            drop(openat(&dev, name, flags, mode).map_err(|e| failed(e.into()))?);
-            attach_mount(&bind, &dev, name).map_err(failed)?;
-        } else {
-            rustix::fs::chmodat(&dev, name, mode, rustix::fs::AtFlags::empty())
-                .map_err(|e| failed(e.into()))?;
-        }
-    }
-    for dir in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdirat(&dev, dir, Mode::from_raw_mode(0o755))
-            .map_err(|e| Failure::new(format!("making /dev/{dir}"), &e.into()))?;
-    }
-    let links = [
-        ("ptmx", "pts/ptmx"),
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-    ];
-    for (name, target) in links {
-        symlinkat(target, &dev, name)
-            .map_err(|e| Failure::new(format!("making /dev/{name}"), &e.into()))?;
-    }
-    Ok(())
 }
 
 /// Enters a user namespace in which this process is root, with one id: its own.

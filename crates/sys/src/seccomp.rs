@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | 32-bit (`int 0x80`) and x32 calls | `ENOSYS` | a 32-bit task cannot be forked live, and a second table of calls is a second surface |
 //! | `io_uring_*` | `ENOSYS` | runtimes fall back to epoll; rings cannot be forked live |
+//! | `io_setup` | `ENOSYS` | the host has a number of these (`fs.aio-max-nr`) for all users together: one guest could take them all; libaio's users fall back |
 //! | `memfd_secret` | `ENOSYS` | its memory can be read by nobody else, so not be forked |
 //! | `clone3` | `ENOSYS` | its flags lie in memory, where a filter cannot look; libc falls back to `clone` |
 //! | `clone` with a namespace flag, `unshare`, `setns`, mounts, modules, keys, bpf, perf, ... | `EPERM` | as Docker |

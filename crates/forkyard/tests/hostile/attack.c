@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -367,6 +368,7 @@ static void rings(void) {
     TRY("io_uring_enter", IO_URING_SETUP + 1, -1, 0, 0, 0, 0, 0);
     TRY("io_uring_register", IO_URING_SETUP + 2, -1, 0, 0, 0);
     TRY("memfd_secret", 447, 0);
+    TRY("io_setup", SYS_io_setup, 1000, &(unsigned long){ 0 });
 }
 
 static void keyrings(void) {
@@ -525,6 +527,17 @@ static void capabilities(void) {
     }
 }
 
+/* Tells of every use of what is in a directory, until something is said to it. */
+static void watch(const char *path) {
+    int watcher = inotify_init1(IN_NONBLOCK);
+    told("watch", inotify_add_watch(watcher, path, IN_ALL_EVENTS));
+    while (access("/root/enough", F_OK))
+        usleep(10000);
+    char events[65536];
+    long seen = read(watcher, events, sizeof events);
+    printf("seen %s\n", seen > 0 ? "SOMETHING" : "nothing");
+}
+
 /* Holds a lease on the file and lets no one have it back. */
 static void lease(const char *path) {
     signal(SIGIO, SIG_IGN);
@@ -545,14 +558,44 @@ static void storm(const char *signal, const char *seconds) {
         kill(-1, atoi(signal));
 }
 
+/* Sends descriptors that nobody receives, until the kernel takes no more; how many it took. */
+static int send_descriptors(void) {
+    enum { AT_ONCE = 250 };
+    int count = 0, sockets[2], kept = open("/dev/null", O_RDONLY);
+    char byte = 0, control[CMSG_SPACE(AT_ONCE * sizeof(int))] = { 0 };
+    struct iovec iov = { &byte, 1 };
+    struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+                              .msg_controllen = sizeof control };
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    *header = (struct cmsghdr){ CMSG_LEN(AT_ONCE * sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
+    for (int i = 0; i < AT_ONCE; i++)
+        ((int *)CMSG_DATA(header))[i] = kept;
+    while (!socketpair(AF_UNIX, SOCK_DGRAM, 0, sockets)) {
+        while (sendmsg(sockets[0], &message, MSG_DONTWAIT) == 1)
+            count += AT_ONCE;
+        if (errno != EAGAIN)
+            break;
+    }
+    return count;
+}
+
 static void many(const char *what) {
     int count = 0;
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
     if (!strcmp(what, "inotify"))
         while (syscall(SYS_inotify_init1, 0) != -1)
             count++;
     else if (!strcmp(what, "pipes"))
         for (int fds[2]; !pipe(fds); count++)
             fcntl(fds[1], F_SETPIPE_SZ, 1 << 20);
+    else if (!strcmp(what, "terminals"))
+        while (open("/dev/ptmx", O_RDWR | O_NOCTTY) != -1)
+            count++;
+    else if (!strcmp(what, "sent"))
+        count = send_descriptors();
     else if (!strcmp(what, "signals")) {
         sigset_t all;
         sigfillset(&all);
@@ -641,6 +684,7 @@ int main(int argc, char **argv) {
     if (!strcmp(group, "unix")) unix_connect(argument);
     else if (!strcmp(group, "open")) open_told(argument, O_RDWR);
     else if (!strcmp(group, "file_capability")) file_capability(argument, argc > 3 ? argv[3] : "1");
+    else if (!strcmp(group, "watch")) watch(argument);
     else if (!strcmp(group, "lease")) lease(argument);
     else if (!strcmp(group, "storm")) storm(argument, argc > 3 ? argv[3] : "1");
     else if (!strcmp(group, "many")) many(argument);

@@ -18,7 +18,8 @@ cases! {
     watching_the_kernel: "bpf, perf_event_open, userfaultfd, fanotify, the kernel's log, LSM \
         attributes"
         => "seccomp", |guest| guest.refused("observers", &["EPERM", "ENOSYS"]);
-    rings_and_secret_memory: "io_uring, memfd_secret"
+    rings_and_secret_memory: "io_uring, memfd_secret, and the older asynchronous input and output, of \
+        which the host has a number for all users together"
         => "seccomp: they are not there", |guest| guest.refused("rings", &["ENOSYS"]);
     keyrings: "add_key, request_key, joining, describing and reading keyrings"
         => "seccomp", |guest| guest.refused("keyrings", &["EPERM"]);

@@ -1,13 +1,17 @@
 //! Sandboxes among themselves, and a sandbox and what it was before a reset.
 
+use forkyard_testkit::wait_some;
 use serde_json::json;
 
-use crate::arena::Guest;
+use crate::arena::{Guest, PATIENCE, text};
 use crate::case::cases;
 
 cases! {
     seeing_other_sandboxes: "finding, signalling and tracing processes of another sandbox"
         => "pid namespace", processes;
+    watching_others: "inotify of /dev, /dev/pts, /dev/shm, /usr/bin, /proc and /sys while another \
+        sandbox uses what is there"
+        => "a /dev of its own; overlays watch for themselves", watch;
     shared_memory_of_others: "System V and POSIX shared memory, queues, and files in /dev/shm of \
         another sandbox"
         => "ipc and mount namespaces", memory;
@@ -27,6 +31,28 @@ fn processes(guest: &Guest) {
     guest.sh("kill -9 -1; for p in $(seq 2 400); do kill -9 $p; done");
     guest.attack(&["storm", "9", "1"]);
     assert!(other.sh("pgrep -c -f 4321[0]").contains('1'));
+}
+
+fn watch(guest: &Guest) {
+    let other = guest.arena.guest(&json!({}));
+    for place in ["/dev", "/dev/pts", "/dev/shm", "/usr/bin", "/proc", "/sys"] {
+        guest.sh("rm -f /root/enough");
+        let number = text(&guest.exec(&["--detach"], &["/hostile/attack", "watch", place]).stdout);
+        let output = guest.url(&format!("commands/{}/output", number.trim()));
+        let said = |what: &str| {
+            wait_some(what, PATIENCE, || {
+                let out = text(&guest.arena.http().get(&output).1);
+                out.contains(what).then_some(out)
+            })
+        };
+        assert!(said("watch").contains("watch OK"), "{place}");
+        other.sh(": >/dev/null; head -c 9 /dev/zero >/dev/shm/x; ls -l /usr/bin /etc >/dev/null; \
+             cat /usr/bin/id /etc/passwd /proc/uptime /sys/kernel/uevent_seqnum >/dev/null");
+        other.exec(&["--tty"], &["tty"]);
+        guest.write("/root/enough", "");
+        let seen = said("seen");
+        assert!(seen.contains("seen nothing"), "{place}: {seen}");
+    }
 }
 
 fn memory(guest: &Guest) {

@@ -30,6 +30,11 @@ cases! {
         => "its user namespace has a smaller share than the server's user", inotify;
     exhausting_pipes_and_signals: "pipes of 1 MiB up to the limit, queued signals without end"
         => "limits of descriptors and of its own user", pipes;
+    exhausting_terminals: "all terminals that the host has for sandboxes"
+        => "256 for each sandbox", terminals;
+    descriptors_on_their_way: "sending descriptors that nobody receives, up to what the kernel \
+        lets its user have on the way; without root that is the server's user"
+        => "guests have half of the server's limit of descriptors", sent;
 }
 
 /// A guest with limits; where the host has no control groups for this user, they are refused.
@@ -171,6 +176,23 @@ fn inotify(guest: &Guest) {
     assert!(made.contains("EMFILE"), "{made}");
     let other = guest.arena.guest(&json!({}));
     assert_eq!(other.sh(WATCH), "0\n", "another sandbox has none left; the guest: {made}");
+}
+
+fn terminals(guest: &Guest) {
+    let made = guest.spawn_attack(&["many", "terminals"]);
+    assert!(made.contains("ENOSPC") || made.contains("EMFILE"), "{made}");
+    let other = guest.arena.guest(&json!({}));
+    let out = other.exec(&["--tty"], &["tty"]);
+    assert!(text(&out.stdout).starts_with("/dev/pts/"), "the guest: {made}; another: {out:?}");
+}
+
+fn sent(guest: &Guest) {
+    let made = guest.spawn_attack(&["many", "sent"]);
+    assert!(made.contains("ETOOMANYREFS") || made.contains("EMFILE"), "{made}");
+    // Each of these takes descriptors that are sent between server, spawner and init.
+    assert_eq!(guest.sh("echo here"), "here\n", "{made}");
+    let other = guest.arena.guest(&json!({}));
+    assert_eq!(other.sh("echo there"), "there\n", "{made}");
 }
 
 fn pipes(guest: &Guest) {
