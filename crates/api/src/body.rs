@@ -1,10 +1,29 @@
 //! Bodies of requests: JSON with errors that say where it is wrong.
 
 use axum::extract::{FromRequest, Request};
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
-use crate::error::Failed;
+use crate::error::{Answer, Failed};
+
+/// An answer in JSON that is as long as a guest likes: a hundred megabytes of it take longer than
+/// others may wait, so it is made on a thread of its own, and no two at once.
+pub(crate) async fn long_json<T: Serialize>(
+    make: impl FnOnce() -> Answer<T> + Send + 'static,
+) -> Answer<Response> {
+    static TURN: Semaphore = Semaphore::const_new(1);
+    let turn = TURN.acquire().await;
+    let json = tokio::task::spawn_blocking(move || {
+        serde_json::to_vec(&make()?).map_err(|e| Failed::new(500, format!("answer: {e}")))
+    });
+    let json = json.await.map_err(|e| Failed::new(500, e.to_string()))??;
+    drop(turn);
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
 
 /// A JSON body. The content type is not looked at: there is no other form.
 pub(crate) struct Body<T>(pub(crate) T);

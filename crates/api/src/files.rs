@@ -19,7 +19,7 @@ use futures_util::{Stream, StreamExt as _};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::body::{Path, Query};
+use crate::body::{Path, Query, long_json};
 use crate::error::{Answer, Failed};
 use crate::routes::{FileInfo, FileKind};
 
@@ -206,7 +206,7 @@ pub(crate) async fn list(
     State(engine): Shared,
     Path(key): Path<String>,
     Query(target): Query<Target>,
-) -> Answer<Json<Vec<FileInfo>>> {
+) -> Answer<Response> {
     let live = engine.find(&key)?;
     let depth = target.depth.unwrap_or(1);
     if depth == 0 {
@@ -219,15 +219,23 @@ pub(crate) async fn list(
         return Err(confused());
     };
     let op = FileOp::List { path, depth, limit: ENTRIES };
-    let entries = match ask(&live, target.user, op).await? {
-        (FileReply::Entries { entries, .. }, _) => entries,
-        (FileReply::EntriesIn { length, .. }, Some(fd)) => read_entries(fd.as_fd(), length)
-            .map_err(|e| Failed::new(500, format!("reading a listing: {e}")))?,
-        _ => return Err(confused()),
+    let infos = move |entries: Vec<Entry>| -> Vec<FileInfo> {
+        let base = directory.path.strip_suffix(b"/").unwrap_or(&directory.path);
+        let absolute = |entry: Entry| Entry { path: [base, b"/", &*entry.path].concat(), ..entry };
+        entries.into_iter().map(|entry| info(absolute(entry))).collect()
     };
-    let base = directory.path.strip_suffix(b"/").unwrap_or(&directory.path);
-    let absolute = |entry: Entry| Entry { path: [base, b"/", &*entry.path].concat(), ..entry };
-    Ok(Json(entries.into_iter().map(|entry| info(absolute(entry))).collect()))
+    match ask(&live, target.user, op).await? {
+        (FileReply::Entries { entries, .. }, _) => Ok(Json(infos(entries)).into_response()),
+        (FileReply::EntriesIn { length, .. }, Some(fd)) => {
+            let entries = move || {
+                read_entries(fd.as_fd(), length)
+                    .map(infos)
+                    .map_err(|e| Failed::new(500, format!("reading a listing: {e}")))
+            };
+            long_json(entries).await
+        }
+        _ => Err(confused()),
+    }
 }
 
 pub(crate) async fn make_dir(

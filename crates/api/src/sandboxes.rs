@@ -6,10 +6,11 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use forkyard_engine::Engine;
-use forkyard_engine::model::{Event, Sandbox, SandboxSpec, SessionOutput};
+use forkyard_engine::model::{Event, Sandbox, SandboxSpec};
 
-use crate::body::{Body, Path};
+use crate::body::{Body, Path, long_json};
 use crate::error::Answer;
 use crate::routes::{Health, SessionRun, Timeout};
 
@@ -91,10 +92,16 @@ pub(crate) async fn run_line(
     State(engine): Shared,
     Path(key): Path<String>,
     Body(run): Body<SessionRun>,
-) -> Answer<Json<SessionOutput>> {
+) -> Answer<Response> {
+    /// Output of more bytes is turned into JSON where nobody else waits for it.
+    const SHORT: usize = 256 * 1024;
     let live = engine.find(&key)?;
     let timeout = run.timeout_ms.map(Duration::from_millis);
-    Ok(Json(live.run_line(&run.command, timeout).await?))
+    let output = live.run_line(&run.command, timeout).await?;
+    if output.stdout.len() + output.stderr.len() > SHORT {
+        return long_json(move || Ok(output)).await;
+    }
+    Ok(Json(output).into_response())
 }
 
 pub(crate) async fn end_session(

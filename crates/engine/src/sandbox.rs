@@ -464,7 +464,7 @@ impl LiveSandbox {
         match result {
             Ok((session, Progress::Done(status))) => {
                 *slot = Some(session);
-                let mut output = collected.into_output(status);
+                let mut output = collected.told(status).await?;
                 output.oom = status == 128 + 9 && self.had_oom();
                 Ok(output)
             }
@@ -473,14 +473,14 @@ impl LiveSandbox {
                 if survived {
                     *slot = Some(session);
                 }
-                let mut output = collected.into_output(124);
+                let mut output = collected.told(124).await?;
                 output.timed_out = true;
                 output.shell_ended = !survived;
                 Ok(output)
             }
             Err(code) => {
                 self.check_running()?;
-                let mut output = collected.into_output(code);
+                let mut output = collected.told(code).await?;
                 output.oom = code == 128 + 9 && self.had_oom();
                 output.shell_ended = true;
                 Ok(output)

@@ -18,6 +18,9 @@ pub(crate) const OUTPUT_MAX: usize = 16 * 1024 * 1024;
 /// How long an interrupted line has before its processes are killed, and then before the shell is.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Output up to this many bytes is made text of at once.
+const SHORT: usize = 256 * 1024;
+
 /// What is taken from a pipe at once.
 const CHUNK: usize = 64 * 1024;
 
@@ -252,6 +255,15 @@ impl Collected {
     /// What wrote this to stdout, and nothing to stderr.
     pub(crate) fn of(stdout: Vec<u8>) -> Self {
         Self { streams: [stdout, Vec::new()], truncated: false }
+    }
+
+    /// As [`Self::into_output`]; much of it on a thread where nobody else waits for that.
+    pub(crate) async fn told(self, status: i32) -> Result<SessionOutput> {
+        if self.streams.iter().map(Vec::len).sum::<usize>() <= SHORT {
+            return Ok(self.into_output(status));
+        }
+        let output = tokio::task::spawn_blocking(move || self.into_output(status)).await;
+        output.map_err(|e| Error::io("making text of a line's output")(io::Error::other(e)))
     }
 
     /// The answer to who asked for the line.

@@ -373,8 +373,14 @@ impl Init<'_> {
         if let (Some(server), Ok(bytes)) =
             (&self.server, encode(&InitMessage::Reply { seq, result }))
         {
-            // A server that is gone is noticed when the socket is read.
-            let _ = channel::send(server, &bytes, fds);
+            // A server that is gone is noticed when the socket is read. One that is there waits for
+            // an answer, also where the kernel lets us send no descriptors.
+            if let Err(error) = channel::send(server, &bytes, fds)
+                && !fds.is_empty()
+            {
+                let failure = Failure::new("sending descriptors to the server", &error);
+                self.reply(seq, Err(failure.into()), &[]);
+            }
         }
     }
 

@@ -1,10 +1,10 @@
 //! The session's descriptors, which its lines can reach.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::arena::{Guest, text};
+use crate::arena::{Guest, PATIENCE, text};
 use crate::case::cases;
 
 cases! {
@@ -12,6 +12,9 @@ cases! {
         => "what is not of the form or of another line is passed over", forged;
     filling_the_trigger: "stopping the shell and filling the pipe by which lines are announced"
         => "the server never waits for it", trigger;
+    answers_that_grow: "16 MiB of bytes that become 70 MiB as text in JSON, in each stream of a \
+        line, and a directory of 20,000 names of 240 control characters"
+        => "long answers are made on a thread where nobody else waits", long_answers;
     flooding_behind_a_line: "jobs that write to stdout, and to the pipe of completion, without end, \
         while lines run; a line that does so itself past its time"
         => "the server takes what was there at the line's end, a part at a time, and looks at the \
@@ -133,4 +136,48 @@ fn ending(guest: &Guest) {
         assert!(told, "{end}: {answer}");
         check_works(guest);
     }
+}
+
+fn long_answers(guest: &Guest) {
+    guest.sh("mkdir /root/names; cd /root/names; \
+         n=$(head -c 230 /dev/zero | tr '\\0' '\\001'); seq 20000 | sed \"s/^/$n/\" | xargs touch");
+    let bytes = "head -c 17000000 /dev/zero | tr '\\0' '\\377'";
+    let line = format!("{bytes}; {bytes} >&2");
+    let session = || {
+        let answer = guest.session(&line, PATIENCE);
+        assert_eq!(answer["truncated"], true);
+    };
+    let listing = || {
+        let (status, body) = guest.arena.http().get(&guest.url("list?path=/root/names"));
+        assert_eq!(status, 200);
+        assert!(body.len() > 20_000_000, "{} bytes", body.len());
+    };
+    others_are_answered_during("a line", &session);
+    others_are_answered_during("a listing", &listing);
+}
+
+/// Somebody else's answer takes less than half as long, unless the machine is busy time and again.
+#[track_caller]
+fn others_are_answered_during(what: &str, long: &(dyn Fn() + Sync)) {
+    let arena = crate::arena::Arena::shared();
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let started = Instant::now();
+        let worst = std::thread::scope(|scope| {
+            let asking = scope.spawn(long);
+            let mut worst = Duration::ZERO;
+            while !asking.is_finished() {
+                let asked = Instant::now();
+                assert_eq!(arena.http().get("/v1/health").0, 200);
+                worst = worst.max(asked.elapsed());
+            }
+            worst
+        });
+        let took = started.elapsed();
+        if worst * 2 < took {
+            return;
+        }
+        seen.push((worst, took));
+    }
+    panic!("{what}: others waited, of the time that it took: {seen:?}");
 }
