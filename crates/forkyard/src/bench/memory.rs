@@ -7,7 +7,7 @@ use crate::error::Error;
 /// Memory of one or more processes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Memory {
-    /// `Rss`: all that is mapped and present, shared with others or not.
+    /// `Pss`: all that is mapped and present; what processes share counts as a part for each.
     pub(super) resident: f64,
     /// `Private_*`: what would be free without them.
     pub(super) private: f64,
@@ -39,7 +39,7 @@ fn parse(text: &str) -> Memory {
         let kibibytes = rest.trim().strip_suffix(" kB").and_then(|n| n.parse::<f64>().ok());
         let Some(kibibytes) = kibibytes else { continue };
         match name {
-            "Rss" => memory.resident += kibibytes * 1024.0,
+            "Pss" => memory.resident += kibibytes * 1024.0,
             _ if name.starts_with("Private_") => memory.private += kibibytes * 1024.0,
             _ => {}
         }
@@ -88,7 +88,7 @@ mod tests {
         let text = "55d0-7ffc ---p 00000000 00:00 0 [rollup]\nRss: 100 kB\nPss: 9 kB\n\
                     Private_Clean: 1 kB\nPrivate_Dirty: 2 kB\nPrivate_Hugetlb: 4 kB\n";
         let memory = parse(text);
-        assert_eq!((memory.resident, memory.private), (102_400.0, 7.0 * 1024.0));
+        assert_eq!((memory.resident, memory.private), (9.0 * 1024.0, 7.0 * 1024.0));
     }
 
     #[test]
