@@ -140,6 +140,15 @@ fn limit_watches() {
     }
 }
 
+/// Has the network forget connections as they end: the namespace stays over a reset, and what it
+/// remembers would keep ports from whoever comes next, and tell of who was there before. Nothing
+/// is lost on a loopback. A host that does not let us is no reason to fail.
+fn keep_no_connections() {
+    for (what, value) in [("tcp_max_tw_buckets", "0"), ("tcp_no_metrics_save", "1")] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv4/{what}"), value);
+    }
+}
+
 struct Parts {
     builder: Builder,
     old_root: OldRoot,
@@ -160,6 +169,7 @@ fn grow(growth: &Growth) -> Result<KernelFiles, Failure> {
     process::unshare_cgroup().map_err(failed("unshare of the cgroup namespace"))?;
     if growth.own_network {
         net::loopback_up().map_err(failed("setting lo up"))?;
+        keep_no_connections();
     }
     KernelFiles::mount(growth.own_network)
 }

@@ -18,8 +18,9 @@ cases! {
     files_of_others: "files that another sandbox of the same image wrote or removed"
         => "an upper layer of its own", files;
     surviving_a_reset: "files, processes, System V memory, message queues, abstract sockets, \
-        terminals and variables, kept past a reset"
-        => "a reset kills all, and makes the root, /tmp, /dev/shm and the ipc namespace anew", reset;
+        ports of connections that were closed, terminals and variables, kept past a reset"
+        => "a reset kills all, and makes the root, /tmp, /dev/shm and the ipc namespace anew; the \
+            network remembers no connections", reset;
 }
 
 fn processes(guest: &Guest) {
@@ -81,6 +82,11 @@ fn reset(guest: &Guest) {
          echo evil >/etc/profile; (setsid sleep 54322 >/dev/null 2>&1 &)");
     guest.session("kept=1; cd /usr; trap 'echo kept' EXIT", std::time::Duration::from_secs(5));
     guest.spawn(&["python3", "-c", python]);
+    // Whoever closes first would hold the port for a minute.
+    let closed = "import socket\nl=socket.create_server(('127.0.0.1',4444))\n\
+                  c=socket.create_connection(('127.0.0.1',4444))\ns=l.accept()[0]\ns.close()\n\
+                  c.recv(1)\nc.close()\nprint('closed')";
+    assert_eq!(text(&guest.exec(&[], &["python3", "-c", closed]).stdout), "closed\n");
     guest.exec(&["--detach", "--tty"], &["sleep", "600"]);
     guest.reset();
     let left = guest
@@ -88,6 +94,9 @@ fn reset(guest: &Guest) {
          ipcs | grep 0x; grep -a -c . /proc/net/unix; pgrep -f '[s]leep|[p]ython'; ls /dev/pts; id -u");
     // The heading of the table of sockets, and what every devpts has.
     assert_eq!(left, "1\nptmx\n0\n");
+    let bind = "import socket\ns=socket.socket()\ns.bind(('127.0.0.1',4444))\nprint('bound')";
+    let out = guest.exec(&[], &["python3", "-c", bind]);
+    assert_eq!(text(&out.stdout), "bound\n", "{out:?}");
     let session = guest.session("echo \"[$kept]\"; pwd", std::time::Duration::from_secs(5));
     assert!(session["stdout"].as_str().is_some_and(|out| out.starts_with("[]\n")), "{session}");
 }
