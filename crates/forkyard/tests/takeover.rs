@@ -497,6 +497,26 @@ fn a_killed_spawner_is_replaced_and_its_sandboxes_live_on() {
 }
 
 #[test]
+fn an_init_made_ahead_that_was_killed_is_made_anew() {
+    let server = TestServer::start();
+    for _ in 0..3 {
+        let below = |spawner: Process| leaks::descendants(spawner.pid).into_iter().next();
+        let mut waiting = None;
+        wait_for("an init made ahead", SOON, || {
+            waiting = spawner(&server).and_then(below);
+            waiting.is_some()
+        });
+        let waiting = waiting.unwrap();
+        kill_process(Pid::from_raw(waiting.pid as i32).unwrap(), Signal::KILL).unwrap();
+        wait_for("its end", SOON, || !waiting.lives());
+        let sandbox = create(&server, &[]);
+        assert_eq!(sandbox.sh("echo works"), "works\n");
+        server.ok(&["rm", &sandbox.id]);
+    }
+    is_tidy(&server, 0);
+}
+
+#[test]
 fn spawners_killed_at_random_moments_leave_nothing_half_made() {
     let server = TestServer::start();
     let mut random = Random(0x5eed_0005);

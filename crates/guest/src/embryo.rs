@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use forkyard_sys::channel;
 use forkyard_sys::mount::{MountAttr, NODEV, NOSUID, RDONLY, clone_mount, mount_setattr};
 use forkyard_sys::process::{self, Child, CloneFlags, SingleThreaded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::CWD;
 use rustix::process::Pid;
 use serde::Serialize;
@@ -69,8 +70,10 @@ impl Embryo {
         Ok(embryo)
     }
 
-    pub(crate) fn is_at(&self, place: &Place) -> bool {
-        self.place == *place
+    /// Whether it waits at this place: out of memory, the host may have killed it.
+    pub(crate) fn waits_at(&self, place: &Place) -> bool {
+        let mut ended = [PollFd::new(&self.child.pidfd, PollFlags::IN)];
+        self.place == *place && matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
     }
 
     /// Gives it its mounts, and tells it what to be. `sockets` are its ends of the control channel

@@ -41,9 +41,6 @@ const CONTINUE: i32 = 18;
 /// kernel from starting it (core(5)), and too little for a file.
 const CORE: Rlimit = Rlimit { current: Some(1), maximum: Some(1) };
 
-/// A user of a sandbox gets this part of what the server's user may watch.
-const WATCHES_PART: u64 = 4;
-
 /// What the spawner tells an init that is where it belongs, before what it will be is known.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Growth {
@@ -74,7 +71,6 @@ pub(crate) fn main(
     if process::close_all_but(&[cord.as_fd()]).is_err() {
         return 1;
     }
-    limit_watches();
     let Ok(Some(message)) = channel::receive(&cord) else { return 1 };
     let Ok(growth) = decode::<Growth>(&message.bytes) else { return 1 };
     let kernel_files = joined.and_then(|()| grow(&growth));
@@ -126,29 +122,6 @@ pub(crate) fn main(
     init.run()
 }
 
-/// Leaves each user of the sandbox a part of the inotify instances and watches that the server's
-/// user has on the host: one process cannot take all of them from other sandboxes. A host that
-/// does not let us is no reason to fail.
-fn limit_watches() {
-    for what in ["instances", "watches"] {
-        let all = std::fs::read_to_string(format!("/proc/sys/fs/inotify/max_user_{what}"));
-        if let Some(all) = all.ok().and_then(|text| text.trim().parse::<u64>().ok()) {
-            // It speaks of the user namespace of who opens it (namespaces(7)).
-            let path = format!("/proc/sys/user/max_inotify_{what}");
-            let _ = std::fs::write(path, (all / WATCHES_PART).max(1).to_string());
-        }
-    }
-}
-
-/// Has the network forget connections as they end: the namespace stays over a reset, and what it
-/// remembers would keep ports from whoever comes next, and tell of who was there before. Nothing
-/// is lost on a loopback. A host that does not let us is no reason to fail.
-fn keep_no_connections() {
-    for (what, value) in [("tcp_max_tw_buckets", "0"), ("tcp_no_metrics_save", "1")] {
-        let _ = std::fs::write(format!("/proc/sys/net/ipv4/{what}"), value);
-    }
-}
-
 struct Parts {
     builder: Builder,
     old_root: OldRoot,
@@ -169,7 +142,6 @@ fn grow(growth: &Growth) -> Result<KernelFiles, Failure> {
     process::unshare_cgroup().map_err(failed("unshare of the cgroup namespace"))?;
     if growth.own_network {
         net::loopback_up().map_err(failed("setting lo up"))?;
-        keep_no_connections();
     }
     KernelFiles::mount(growth.own_network)
 }

@@ -66,6 +66,8 @@ impl KernelFiles {
             .transpose()
             .map_err(|e| Failure::new("mounting /sys", &e))?;
         attach_mount(&proc, CWD, "/proc").map_err(failed)?;
+        // As long as they can be written.
+        crate::sysctl::set(&proc, own_network);
         mask(&proc, &PROC)?;
         if let Some(sys) = &sys {
             attach_mount(sys, CWD, "/sys").map_err(|e| Failure::new("mounting /sys", &e))?;

@@ -37,5 +37,6 @@ mod rootfs;
 mod session;
 pub mod spawner;
 mod streams;
+mod sysctl;
 mod tree;
 pub mod users;

@@ -153,7 +153,7 @@ impl Nursery {
     /// The embryo at this place. What was wished for there is no longer needed.
     fn take(&mut self, place: &Place) -> Option<Embryo> {
         self.wish.take_if(|wish| wish == place);
-        self.embryo.take_if(|embryo| embryo.is_at(place))
+        self.embryo.take_if(|embryo| embryo.waits_at(place))
     }
 }
 
