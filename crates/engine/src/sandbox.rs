@@ -1,5 +1,8 @@
 //! A live sandbox: its record, its init, its commands and its session.
 
+mod commands;
+mod session;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,20 +12,18 @@ use std::time::Duration;
 
 use forkyard_guest::files::proto::{FileReply, FileRequest};
 use forkyard_guest::proto::{
-    InitBody, InitError, InitMessage, InitOk, InitRequest, MountSource, Overlay, Start, decode,
-    encode,
+    InitBody, InitError, InitMessage, InitOk, InitRequest, MountSource, Overlay, decode, encode,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
 
 use crate::cgroup::Group;
 use crate::clock::now;
 use crate::command::RunningCommand;
 use crate::error::{Error, Result};
 use crate::link::{Answer, Link};
-use crate::model::{CommandId, CommandSpec, Sandbox, SandboxId, SessionOutput, State, Usage};
-use crate::session::{Collected, PATIENCE, Progress, Session};
+use crate::model::{CommandId, Sandbox, SandboxId, State, Usage};
+use crate::session::Session;
 use crate::store::{Record, Store};
 
 /// How many ended commands of a sandbox are remembered with their output.
@@ -329,208 +330,6 @@ impl LiveSandbox {
         if self.state() == State::Running { Ok(()) } else { Err(self.wrong_state()) }
     }
 
-    // Commands.
-
-    fn commands(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<RunningCommand>>> {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Its commands, running and ended, in the order of their start.
-    pub fn list_commands(&self) -> Vec<Arc<RunningCommand>> {
-        self.commands().values().cloned().collect()
-    }
-
-    /// One of its commands.
-    pub fn command(&self, id: CommandId) -> Result<Arc<RunningCommand>> {
-        self.commands()
-            .get(&id.0)
-            .cloned()
-            .ok_or(Error::NoCommand { sandbox: self.id.to_string(), command: id.0 })
-    }
-
-    /// Starts a command.
-    pub async fn start(&self, spec: CommandSpec) -> Result<Arc<RunningCommand>> {
-        self.check_running()?;
-        let later = self.start_later(spec).await?;
-        self.started(later).await
-    }
-
-    /// Asks for a command before the sandbox is ready: it is started as soon as it is.
-    pub(crate) async fn start_later(
-        &self,
-        spec: CommandSpec,
-    ) -> Result<oneshot::Receiver<Answer<Reply>>> {
-        let start = to_start(spec, &self.record().1.default_argv)?;
-        self.ask_later(InitBody::Start(Box::new(start)), &[]).await
-    }
-
-    pub(crate) async fn started(
-        &self,
-        later: oneshot::Receiver<Answer<Reply>>,
-    ) -> Result<Arc<RunningCommand>> {
-        match self.answered(later).await? {
-            (InitOk::Started { command, .. }, _) => self.command(CommandId(command.id)),
-            _ => Err(self.gone()),
-        }
-    }
-
-    /// Takes up the commands that another server started.
-    pub(crate) async fn adopt_commands(&self) -> Result<()> {
-        let (InitOk::Commands(states), _) = self.ask(InitBody::List, &[]).await? else {
-            return Err(self.gone());
-        };
-        self.adopting.store(true, Ordering::Relaxed);
-        for state in states {
-            // The reply registers it.
-            self.ask(InitBody::Adopt { command: state.id }, &[]).await?;
-        }
-        self.adopting.store(false, Ordering::Relaxed);
-        let detached = self.list_commands().into_iter().filter(|c| c.info().detach);
-        let detached: Vec<_> = detached.collect();
-        if !detached.is_empty() {
-            tokio::spawn(async move {
-                tokio::time::sleep(RETURN_DETACHED).await;
-                for command in detached {
-                    command.release();
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// Sends a signal to a command's process group.
-    pub async fn signal(&self, id: CommandId, signal: i32) -> Result<()> {
-        if !(1..=64).contains(&signal) {
-            return Err(Error::Invalid(format!("signal {signal}: not from 1 to 64")));
-        }
-        self.ask(InitBody::Signal { command: id.0, signal }, &[]).await?;
-        Ok(())
-    }
-
-    /// Ends a command's stdin: end of file for a pipe, Ctrl-D for a terminal.
-    pub async fn close_stdin(&self, command: &RunningCommand) -> Result<()> {
-        if command.close_stdin().await? {
-            self.ask(InitBody::CloseStdin { command: command.id().0 }, &[]).await?;
-        }
-        Ok(())
-    }
-
-    /// Ends a command: SIGTERM, a second later SIGKILL.
-    pub async fn stop(&self, id: CommandId) -> Result<()> {
-        self.ask(InitBody::Stop { command: id.0 }, &[]).await?;
-        Ok(())
-    }
-
-    /// Forgets an ended command and its output.
-    pub async fn forget(&self, id: CommandId) -> Result<()> {
-        self.ask(InitBody::Forget { command: id.0 }, &[]).await?;
-        self.commands().remove(&id.0);
-        Ok(())
-    }
-
-    // Session.
-
-    /// Runs a line in the session and waits for its end. Lines wait for each other.
-    pub async fn run_line(&self, line: &str, timeout: Option<Duration>) -> Result<SessionOutput> {
-        if line.as_bytes().contains(&0) {
-            return Err(Error::Invalid("command with a NUL byte".to_owned()));
-        }
-        self.check_running()?;
-        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut slot = self.session.lock().await;
-        let mut session = self.live_session(slot.take()).await?;
-        let ended = self.session_ended.subscribe();
-        let mut collected = Collected::default();
-        let over = wait_for_shell(ended, session.generation);
-        tokio::pin!(over);
-        let run = async {
-            match session.settle(until).await? {
-                Progress::Done(_) => {}
-                other => return Ok((session, other)),
-            }
-            session.start(line.as_bytes())?;
-            let progress = session.wait(&mut collected, until).await?;
-            Ok::<_, Error>((session, progress))
-        };
-        let result = tokio::select! {
-            biased;
-            result = run => match result? {
-                // Its end is told before its pipes are closed.
-                (_, Progress::Gone) => Err(over.await),
-                other => Ok(other),
-            },
-            code = &mut over => Err(code),
-        };
-        match result {
-            Ok((session, Progress::Done(status))) => {
-                *slot = Some(session);
-                let mut output = collected.told(status).await?;
-                output.oom = status == 128 + 9 && self.had_oom();
-                Ok(output)
-            }
-            Ok((mut session, _)) => {
-                let survived = self.interrupt(&mut session, &mut collected).await?;
-                if survived {
-                    *slot = Some(session);
-                }
-                let mut output = collected.told(124).await?;
-                output.timed_out = true;
-                output.shell_ended = !survived;
-                Ok(output)
-            }
-            Err(code) => {
-                self.check_running()?;
-                let mut output = collected.told(code).await?;
-                output.oom = code == 128 + 9 && self.had_oom();
-                output.shell_ended = true;
-                Ok(output)
-            }
-        }
-    }
-
-    /// Ends the line that runs; whether the shell survived it.
-    async fn interrupt(&self, session: &mut Session, collected: &mut Collected) -> Result<bool> {
-        let after = session.last_background;
-        let tries = [false, true, true].map(|force| (force, PATIENCE));
-        // A shell that runs a loop of its own in function after function: one trap leaves one.
-        let more = [(true, Duration::from_millis(10)); 50];
-        let end = Instant::now() + 6 * PATIENCE;
-        for (force, patience) in tries.into_iter().chain(more) {
-            if end <= Instant::now() {
-                break;
-            }
-            self.ask(InitBody::Interrupt { after, force }, &[]).await?;
-            match session.wait(collected, Some(Instant::now() + patience)).await? {
-                Progress::Done(_) => return Ok(true),
-                Progress::TimeUp => {}
-                Progress::Gone => return Ok(false),
-            }
-        }
-        self.ask(InitBody::EndSession, &[]).await?;
-        Ok(false)
-    }
-
-    /// The session that is there, or one taken up from init, which starts a shell if need be.
-    async fn live_session(&self, session: Option<Session>) -> Result<Session> {
-        match session {
-            Some(session) if session.generation > self.session_ended.borrow().0 => Ok(session),
-            _ => {
-                let (ok, fds) = self.ask(InitBody::Session, &[]).await?;
-                let InitOk::Session { generation } = ok else { return Err(self.gone()) };
-                // Only a shell that this server did not see start may have a line of another's.
-                let stale = session.is_none();
-                Session::new(generation, fds, stale)
-            }
-        }
-    }
-
-    /// Ends the session's shell; the next line gets a new one.
-    pub async fn end_session(&self) -> Result<()> {
-        self.ask(InitBody::EndSession, &[]).await?;
-        self.session.lock().await.take();
-        Ok(())
-    }
-
     // Files.
 
     /// Makes a file request. `io` goes along, a descriptor may come back.
@@ -614,50 +413,8 @@ impl LiveSandbox {
     }
 }
 
-/// Waits for the end of a shell, and gives its exit code.
-async fn wait_for_shell(mut ended: watch::Receiver<(u32, i32)>, generation: u32) -> i32 {
-    ended.wait_for(|(last, _)| *last >= generation).await.map_or(255, |end| end.1)
-}
-
 /// What the store keeps of a sandbox.
 pub(crate) fn as_record(sandbox: &Sandbox, internal: &Internal) -> Result<Record> {
     let internal = serde_json::to_string(internal).map_err(|e| Error::Invalid(e.to_string()))?;
     Ok(Record { sandbox: sandbox.clone(), internal })
-}
-
-/// Checks a command and turns it into what init takes.
-fn to_start(spec: CommandSpec, default_argv: &[String]) -> Result<Start> {
-    let mut argv = spec.entrypoint.clone().unwrap_or_default();
-    argv.extend(spec.argv.iter().cloned());
-    let (argv, shell) = match (spec.argv.is_empty(), spec.shell) {
-        (false, None) => (argv, false),
-        (true, Some(line)) => (vec![line], true),
-        (true, None) if !argv.is_empty() => (argv, false),
-        (true, None) if spec.entrypoint.is_none() && !default_argv.is_empty() => {
-            (default_argv.to_vec(), false)
-        }
-        (true, None) => return Err(Error::Invalid("no command given".to_owned())),
-        (false, Some(_)) => {
-            return Err(Error::Invalid("both `argv` and `shell` given: give one".to_owned()));
-        }
-    };
-    for text in argv.iter().chain(spec.env.keys()).chain(spec.env.values()).chain(&spec.cwd) {
-        if text.contains('\0') {
-            return Err(Error::Invalid("command with a NUL byte".to_owned()));
-        }
-    }
-    if let Some(name) = spec.env.keys().find(|name| name.is_empty() || name.contains('=')) {
-        return Err(Error::Invalid(format!("`{name}` is no name of a variable")));
-    }
-    Ok(Start {
-        argv,
-        shell,
-        env: spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
-        cwd: spec.cwd,
-        user: spec.user,
-        tty: spec.tty.map(|size| (size.rows, size.cols)),
-        stdin: spec.stdin,
-        detach: spec.detach,
-        timeout_ms: spec.timeout_ms,
-    })
 }

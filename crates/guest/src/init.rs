@@ -5,6 +5,11 @@
 //! read by them. One server at a time talks to it; when that one is gone, the next connects to the
 //! socket that init listens at, outside of the sandbox's reach.
 
+mod commands;
+mod requests;
+mod reset;
+mod session;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,23 +17,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use forkyard_sys::landlock::Wall;
 use forkyard_sys::mount::OldRoot;
-use forkyard_sys::process::{self, CloneFlags, SingleThreaded};
+use forkyard_sys::process::{self, SingleThreaded};
 use forkyard_sys::{caps, channel, net, signal};
 use rustix::event::epoll;
-use rustix::fs::CWD;
-use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, WaitOptions, WaitStatus, setrlimit};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Root};
 use crate::kernel_files::{Fresh, KernelFiles};
-use crate::launch::{Bounds, Confinement, Launch, shell_path};
+use crate::launch::{Bounds, Confinement};
 use crate::proto::{
-    CommandState, Ended, Failure, InitBody, InitError, InitMessage, InitOk, InitRequest, Setup,
-    Start, StartError, decode, encode,
+    CommandState, Failure, InitBody, InitError, InitMessage, InitOk, InitRequest, Setup, decode,
+    encode,
 };
 use crate::rootfs::Builder;
-use crate::session::{self, Pipes};
-use crate::streams::{self, ServerEnds};
+use crate::session::Pipes;
+use crate::streams::ServerEnds;
 
 /// How long a command has between SIGTERM and SIGKILL when it is stopped.
 const GRACE: Duration = Duration::from_secs(1);
@@ -369,346 +373,6 @@ impl Init<'_> {
     fn tell(&self, message: &InitMessage) {
         if let (Some(server), Ok(bytes)) = (&self.server, encode(message)) {
             let _ = channel::send(server, &bytes, &[]);
-        }
-    }
-
-    // Commands.
-
-    fn start(&mut self, seq: u64, start: &Start) {
-        match self.try_start(start) {
-            Ok(command) => {
-                let streams = command.ends.streams;
-                let ok = InitOk::Started { command: command.state.clone(), streams };
-                self.reply(seq, Ok(ok), &command.ends.fds());
-                self.commands.insert(command.state.id, command);
-            }
-            Err(error) => self.reply(seq, Err(error.into()), &[]),
-        }
-    }
-
-    fn try_start(&mut self, start: &Start) -> Result<Command, StartError> {
-        let launch = Launch::resolve(&self.root, &self.setup, start, self.single_id)?;
-        let (ends, server_ends) = streams::make(start, launch.user.uid, launch.user.gid)?;
-        let child = launch.start(&self.proof, &self.confinement, &ends)?;
-        let id = self.next_command;
-        self.next_command += 1;
-        Ok(Command {
-            state: CommandState {
-                id,
-                pid: child.pid.as_raw_nonzero().get().cast_unsigned(),
-                argv: start.argv.clone(),
-                tty: start.tty.is_some(),
-                stdin: start.stdin,
-                detach: start.detach,
-                started_at: now(),
-                exit: None,
-            },
-            ends: server_ends,
-            terminate_at: start
-                .timeout_ms
-                .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
-            kill_at: None,
-            timed_out: false,
-        })
-    }
-
-    fn adopt(&self, seq: u64, command: u32) {
-        match self.commands.get(&command) {
-            Some(command) => {
-                let ok = InitOk::Started {
-                    command: command.state.clone(),
-                    streams: command.ends.streams,
-                };
-                self.reply(seq, Ok(ok), &command.ends.fds());
-            }
-            None => self.reply(seq, Err(InitError::NoCommand(command)), &[]),
-        }
-    }
-
-    fn signal(&self, command: u32, signal: i32) -> Result<(), InitError> {
-        let state = &self.commands.get(&command).ok_or(InitError::NoCommand(command))?.state;
-        if state.exit.is_none() {
-            // The command leads a session and a group of its own.
-            process::kill(-(state.pid as i32), signal)
-                .map_err(|e| Failure::new(format!("kill with signal {signal}"), &e))?;
-        }
-        Ok(())
-    }
-
-    fn forget(&mut self, id: u32) -> Result<(), InitError> {
-        match self.commands.get(&id) {
-            None => Err(InitError::NoCommand(id)),
-            Some(command) if command.state.exit.is_none() => Err(InitError::Running(id)),
-            Some(_) => {
-                self.commands.remove(&id);
-                Ok(())
-            }
-        }
-    }
-
-    fn enforce_timeouts(&mut self) {
-        let now = Instant::now();
-        let mut signals = Vec::new();
-        for command in self.commands.values_mut().filter(|c| c.state.exit.is_none()) {
-            if command.terminate_at.is_some_and(|at| at <= now) {
-                command.terminate_at = None;
-                command.kill_at = Some(now + GRACE);
-                command.timed_out = true;
-                signals.push((command.state.pid, 15));
-            } else if command.kill_at.is_some_and(|at| at <= now) {
-                command.kill_at = None;
-                signals.push((command.state.pid, 9));
-            }
-        }
-        for (pid, signal) in signals {
-            let _ = process::kill(-(pid as i32), signal);
-        }
-    }
-
-    /// Time until something must be done, or for ever.
-    fn next_timeout(&self) -> Option<rustix::event::Timespec> {
-        let soonest = self
-            .commands
-            .values()
-            .filter(|command| command.state.exit.is_none())
-            .filter_map(|command| command.terminate_at.or(command.kill_at))
-            .min()
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        let over = self.deadline.map(|at| Duration::from_millis(at.saturating_sub(now())));
-        let wait = match (soonest, over) {
-            (Some(a), Some(b)) => a.min(b),
-            (Some(wait), None) | (None, Some(wait)) => wait,
-            (None, None) => return None,
-        };
-        // Rounded up: waking a little early would only mean to wait again.
-        let wait = wait + Duration::from_millis(1);
-        Some(rustix::event::Timespec {
-            tv_sec: wait.as_secs() as i64,
-            tv_nsec: i64::from(wait.subsec_nanos()),
-        })
-    }
-
-    fn over(&self) -> bool {
-        self.deadline.is_some_and(|at| at <= now())
-    }
-
-    // Ends.
-
-    fn drain_child_events(&self) {
-        let mut buffer = [0_u8; 512];
-        while matches!(rustix::io::read(&self.children, &mut buffer), Ok(n) if n > 0) {}
-    }
-
-    fn reap(&mut self) {
-        let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
-        while let Ok(Some((pid, status))) = rustix::process::wait(options) {
-            if status.stopped() {
-                self.stopped(pid);
-            } else {
-                self.ended(pid, status);
-            }
-        }
-    }
-
-    /// A guest's root can stop any process but init. Whoever waits for a file request is not to
-    /// wait for it; commands and shells stay stopped, as is usual.
-    fn stopped(&self, pid: Pid) {
-        if self.workers.contains_key(&pid.as_raw_nonzero().get().cast_unsigned()) {
-            let _ = process::kill(pid.as_raw_nonzero().get(), CONTINUE);
-        }
-    }
-
-    fn ended(&mut self, pid: Pid, status: WaitStatus) {
-        let mut ended = Ended {
-            code: status.exit_status(),
-            signal: status.terminating_signal(),
-            timed_out: false,
-        };
-        if self.session.as_ref().is_some_and(|session| session.pid == pid) {
-            if let Some(session) = self.session.take() {
-                self.tell(&InitMessage::SessionEnded { generation: session.generation, ended });
-            }
-            return;
-        }
-        let number = pid.as_raw_nonzero().get().cast_unsigned();
-        if let Some(seq) = self.workers.remove(&number) {
-            // One that was killed may have answered before: the server knows which wait.
-            if status.signaled() {
-                self.lose_request(seq);
-            }
-            return;
-        }
-        let running = |c: &&mut Command| c.state.pid == number && c.state.exit.is_none();
-        let Some(command) = self.commands.values_mut().find(running) else { return };
-        ended.timed_out = command.timed_out;
-        command.state.exit = Some(ended);
-        if command.timed_out {
-            // What ignored SIGTERM and outlived its leader.
-            let _ = process::kill(-(number as i32), 9);
-        }
-        let message = InitMessage::Exited { command: command.state.id, ended };
-        self.tell(&message);
-    }
-
-    // Session.
-
-    fn give_session(&mut self, seq: u64) {
-        if self.session.is_none()
-            && let Err(error) = self.start_session()
-        {
-            return self.reply(seq, Err(error.into()), &[]);
-        }
-        if let Some(session) = &self.session {
-            let ok = InitOk::Session { generation: session.generation };
-            self.reply(seq, Ok(ok), &session.pipes.server_fds());
-        }
-    }
-
-    fn start_session(&mut self) -> Result<(), StartError> {
-        let shell = shell_path().ok_or(StartError::NoShell)?;
-        let argv = session::shell_argv(shell);
-        let launch = Launch::shell(&self.root, &self.setup, &argv, shell, self.single_id)?;
-        let pipes = Pipes::new(launch.user.uid, launch.user.gid)?;
-        let null = rustix::fs::openat(
-            CWD,
-            "/dev/null",
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(|e| Failure::new("opening /dev/null", &e.into()))?;
-        let mut fds = vec![(null.as_fd(), 0)];
-        fds.extend(pipes.shell_fds());
-        let child = launch.fork(&self.proof, &self.confinement, &fds, None)?;
-        self.sessions += 1;
-        self.session = Some(Session { pid: child.pid, generation: self.sessions, pipes });
-        Ok(())
-    }
-
-    /// Ends the shell and its group. Told now and not when it is reaped: whoever runs a line is
-    /// not to wait for a shell that this session is no more.
-    fn end_session(&mut self) {
-        if let Some(session) = self.session.take() {
-            let _ = process::kill(-session.pid.as_raw_nonzero().get(), 9);
-            let ended = Ended { code: None, signal: Some(9), timed_out: false };
-            self.tell(&InitMessage::SessionEnded { generation: session.generation, ended });
-        }
-    }
-
-    /// Ends what the current line of the session started, and the line itself.
-    fn interrupt(&self, after: u32, force: bool) {
-        let Some(session) = &self.session else { return };
-        let shell = session.pid.as_raw_nonzero().get();
-        // The shell first: it runs the trap as soon as the child that it waits for is gone.
-        let _ = process::kill(shell, session::INTERRUPT);
-        let signal = if force { 9 } else { 15 };
-        for pid in crate::tree::descendants(shell.cast_unsigned(), after) {
-            let _ = process::kill(pid as i32, signal);
-        }
-    }
-
-    // Files.
-
-    fn file(&self, request: files::proto::FileRequest, mut fds: Vec<OwnedFd>) -> Reply {
-        let defaults = files::Defaults {
-            cwd: self.setup.workdir.clone().into_bytes(),
-            user: self.setup.user.clone(),
-        };
-        let (result, fd) = files::handle(&self.root, request, fds.pop(), &defaults);
-        (result.map(InitOk::File).map_err(InitError::File), fd.into_iter().collect())
-    }
-
-    /// Answers a request that takes its time from a process of its own.
-    fn file_worker(&mut self, seq: u64, request: files::proto::FileRequest, fds: Vec<OwnedFd>) {
-        let forked = process::fork(&self.proof, CloneFlags::default(), None, |_| {
-            let (result, fds) = self.file(request, fds);
-            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            self.reply(seq, result, &borrowed);
-            0
-        });
-        match forked {
-            Ok(child) => {
-                self.workers.insert(child.pid.as_raw_nonzero().get().cast_unsigned(), seq);
-            }
-            Err(error) => {
-                let failure = Failure::new("clone3 for a file request", &error);
-                self.reply(seq, Err(failure.into()), &[]);
-            }
-        }
-    }
-
-    /// Tells that the process which was to answer a file request was killed: guests can do that.
-    fn lose_request(&self, seq: u64) {
-        let killed = io::Error::from(rustix::io::Errno::INTR);
-        let failure = Failure::new("answering a file request: the process was killed", &killed);
-        self.reply(seq, Err(failure.into()), &[]);
-    }
-
-    // Reset.
-
-    /// Starts again, and answers as soon as the new root is there: the old one is let go after.
-    fn reset(&mut self, seq: u64, generation: String) {
-        let old = match self.renew(generation) {
-            Ok(old) => old,
-            Err(failure) => return self.reply(seq, Err(InitError::Failed(failure)), &[]),
-        };
-        self.reply(seq, Ok(InitOk::Done), &[]);
-        let (old_root, old_files) = old;
-        drop(old_files);
-        if old_root.detach().is_err() {
-            // Nothing may run where the old root could still be found.
-            self.deadline = Some(0);
-            return;
-        }
-        self.start_first_session();
-    }
-
-    /// Kills everything, and moves into a root as new as at the start.
-    fn renew(&mut self, generation: String) -> Result<(OldRoot, Root), Failure> {
-        let _ = process::kill_all(9);
-        for seq in std::mem::take(&mut self.workers).into_values() {
-            self.lose_request(seq);
-        }
-        self.commands.clear();
-        self.session = None;
-        // Shared memory, semaphores and queues outlive processes.
-        process::unshare(&self.proof, CloneFlags::IPC)
-            .map_err(|e| Failure::new("unshare of the ipc namespace", &e))?;
-        self.setup.generation = generation;
-        // Made while they die. Nothing of the new root may be where the dying could see it.
-        self.builder.make_uppers(&self.setup)?;
-        let fresh = Fresh::mount(self.setup.tmp_size)?;
-        self.kill_everything();
-        let old_root = self.builder.enter(&self.setup, fresh)?;
-        let (root, wall) = open_root(&self.setup)?;
-        self.confinement.wall = wall;
-        Ok((old_root, std::mem::replace(&mut self.root, root)))
-    }
-
-    /// Starts the session that was asked for at the start, behind the answer that all is ready. A
-    /// sandbox without a shell is still good for commands; the first line will say so.
-    fn start_first_session(&mut self) {
-        if self.setup.session {
-            let _ = self.start_session();
-        }
-    }
-
-    /// Kills and reaps every other process of the sandbox.
-    fn kill_everything(&self) {
-        loop {
-            let _ = process::kill_all(9);
-            loop {
-                match rustix::process::wait(WaitOptions::NOHANG) {
-                    Ok(Some(_)) => {}
-                    Ok(None) => break,
-                    // ECHILD: nobody is left.
-                    Err(_) => return self.drain_child_events(),
-                }
-            }
-            let mut fds =
-                [rustix::event::PollFd::new(&self.children, rustix::event::PollFlags::IN)];
-            let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-            let _ = rustix::event::poll(&mut fds, Some(&wait));
-            self.drain_child_events();
         }
     }
 }

@@ -1,0 +1,277 @@
+//! Making a sandbox: decide what it is, write it down, have its init cloned, wait for it.
+
+use std::sync::Arc;
+
+use forkyard_guest::proto::{InitError, MountSource, Setup, VolumeMount};
+use forkyard_sys::channel;
+
+use super::{Engine, SETUP_WAIT};
+use crate::cgroup::Group;
+use crate::clock::now;
+use crate::command::RunningCommand;
+use crate::cradle::{Cradle, place};
+use crate::error::{Error, Result};
+use crate::images::Rootfs;
+use crate::model::{CommandSpec, Net, Sandbox, SandboxId, SandboxSpec, State};
+use crate::sandbox::{Internal, LiveSandbox, as_record};
+
+impl Engine {
+    /// Makes a sandbox with a session and waits until it is usable.
+    pub async fn create(self: &Arc<Self>, spec: SandboxSpec) -> Result<Arc<LiveSandbox>> {
+        let (sandbox, ready) = self.begin(spec, Purpose::Keep).await?;
+        self.finish(&sandbox, ready).await?;
+        Ok(sandbox)
+    }
+
+    /// Makes a sandbox without a session and starts a command in it. An ephemeral one is removed
+    /// with its command, by whoever follows that: see [`Engine::remove_if_ephemeral`].
+    pub async fn run(
+        self: &Arc<Self>,
+        spec: SandboxSpec,
+        command: CommandSpec,
+        ephemeral: bool,
+    ) -> Result<(Arc<LiveSandbox>, Arc<RunningCommand>)> {
+        let (sandbox, ready) = self.begin(spec, Purpose::Run { ephemeral }).await?;
+        let mut command = command;
+        if command.entrypoint.is_none() && !command.argv.is_empty() {
+            command.entrypoint = Some(sandbox.internal().entrypoint);
+        }
+        let result = async {
+            // Already on its way while the sandbox is being set up.
+            let later = sandbox.start_later(command).await?;
+            self.finish_inner(&sandbox, ready).await?;
+            sandbox.started(later).await
+        };
+        match result.await {
+            Ok(command) => Ok((sandbox, command)),
+            Err(error) => Err(self.undo(&sandbox, error).await),
+        }
+    }
+
+    /// Writes a sandbox down and has its init cloned.
+    async fn begin(
+        self: &Arc<Self>,
+        spec: SandboxSpec,
+        purpose: Purpose,
+    ) -> Result<(Arc<LiveSandbox>, Ready)> {
+        crate::check::spec(&spec)?;
+        self.cgroups.check(&spec.limits)?;
+        let image = spec.image.clone().unwrap_or_else(|| crate::images::HOST.to_owned());
+        let rootfs = self.images.rootfs(&image).await?;
+        // What was prepared has a network of its own.
+        let cradle = if spec.net == Net::None { self.nursery.take() } else { None };
+        let (id, slot, cradle) = match cradle {
+            Some(Cradle { id, slot, group }) => (id, slot, Some(group)),
+            None => (SandboxId::new(), self.reserve_slot()?, None),
+        };
+        if let Some(name) = &spec.name
+            && let Err(error) = self.take_name(&id, name).await
+        {
+            match cradle {
+                Some(group) => self.remove_cradle(Cradle { id, slot, group }),
+                None => self.release_slot(slot),
+            }
+            return Err(error);
+        }
+        let (mut internal, mut setup) = self.plan(&id, &spec, rootfs, slot);
+        setup.session = purpose == Purpose::Keep;
+        internal.ephemeral = purpose == Purpose::Run { ephemeral: true };
+        let sandbox = Sandbox {
+            id: id.clone(),
+            name: spec.name.clone(),
+            image,
+            state: State::Creating,
+            reason: None,
+            created_at: now(),
+            started_at: None,
+            ended_at: None,
+            deadline: spec.timeout_ms.map(|ms| now().saturating_add(ms)),
+            parent: None,
+            pid: None,
+            spec,
+            usage: None,
+        };
+        setup.deadline = sandbox.deadline;
+        let live = LiveSandbox::new(Arc::clone(&self.store), sandbox.clone(), internal.clone());
+        let written = as_record(&sandbox, &internal).and_then(|record| self.store.insert(&record));
+        if let Err(error) = written {
+            self.release(&live);
+            return Err(error);
+        }
+        self.index().by_id.insert(id, Arc::clone(&live));
+        match self.spawn(&live, setup, cradle).await {
+            Ok(ready) => {
+                self.expect_another();
+                Ok((live, ready))
+            }
+            Err(error) => Err(self.undo(&live, error).await),
+        }
+    }
+
+    /// Decides what a sandbox is made of.
+    fn plan(
+        &self,
+        id: &SandboxId,
+        spec: &SandboxSpec,
+        rootfs: Rootfs,
+        slot: u32,
+    ) -> (Internal, Setup) {
+        let mut sources = rootfs.sources;
+        let mut add = |path: String, read_only, recursive| {
+            sources.push(MountSource { path, read_only, recursive });
+            sources.len() - 1
+        };
+        let state = add(self.layout.sandbox(id).to_string_lossy().into_owned(), false, false);
+        let dev = add("/dev".to_owned(), true, true);
+        let mut volumes: Vec<VolumeMount> = Vec::new();
+        if spec.net == Net::Host {
+            let source = add("/sys".to_owned(), true, true);
+            volumes.push(VolumeMount { source, target: "/sys".to_owned() });
+        }
+        for volume in &spec.volumes {
+            let source = add(volume.source.clone(), volume.read_only, true);
+            volumes.push(VolumeMount { source, target: volume.target.clone() });
+        }
+        let config = rootfs.config;
+        let mut env = config.env;
+        env.extend(spec.env.iter().map(|(name, value)| format!("{name}={value}")));
+        let setup = Setup {
+            hostname: spec.name.clone().unwrap_or_else(|| id.to_string()),
+            host_network: spec.net == Net::Host,
+            overlays: rootfs.overlays.clone(),
+            state,
+            generation: "g1".to_owned(),
+            dev,
+            volumes,
+            tmp_size: tmp_size(spec.limits.memory),
+            resolv_conf: (spec.net == Net::Host)
+                .then(|| std::fs::read("/etc/resolv.conf").ok())
+                .flatten(),
+            cgroup2: self.cgroups.offers(crate::cgroup::Controller::Memory)
+                == Some(crate::cgroup::Version::V2),
+            // In the host's network, its scope keeps the host's abstract sockets away.
+            landlock: rootfs.landlock || spec.net == Net::Host,
+            env,
+            user: spec.user.clone().or(config.user).unwrap_or_else(|| "0".to_owned()),
+            make_workdir: spec.workdir.is_none() && config.workdir.is_some(),
+            workdir: spec.workdir.clone().or(config.workdir).unwrap_or_else(|| "/".to_owned()),
+            session: true,
+            deadline: None,
+        };
+        let internal = Internal {
+            slot,
+            generation: 1,
+            overlays: rootfs.overlays,
+            sources,
+            group: None,
+            entrypoint: config.entrypoint,
+            default_argv: config.argv,
+            ephemeral: false,
+            oom_kills: 0,
+        };
+        (internal, setup)
+    }
+
+    /// Makes directories, groups and sockets, and has init cloned.
+    async fn spawn(
+        self: &Arc<Self>,
+        live: &Arc<LiveSandbox>,
+        setup: Setup,
+        cradle: Option<Group>,
+    ) -> Result<Ready> {
+        let id = live.id().clone();
+        let internal = live.internal();
+        self.layout.make_sandbox(&id)?;
+        let limits = live.info().spec.limits;
+        let group = Self::groups(&self.cgroups, &id, &limits, cradle)?;
+        // Found by its name again, should the server die before it is written down.
+        live.record().1.group = Some(group.clone());
+        let path = self.layout.socket(&id);
+        let listener = channel::listen_at(&path)
+            .map_err(Error::io(format!("listening at {}", path.display())))?;
+        let (ours, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
+        let place = place(&self.mode, internal.slot, &group);
+        let spawned = self.spawner.spawn(place, internal.sources, setup, theirs, &listener).await?;
+        let pid = spawned.pid;
+        let ready = live.connect(ours, spawned.pidfd, self.on_end())?;
+        Ok(Ready { pid, ready })
+    }
+
+    /// What is done when a sandbox's init is gone.
+    pub(crate) fn on_end(self: &Arc<Self>) -> impl FnOnce(Arc<LiveSandbox>) + Send + 'static {
+        let engine = Arc::downgrade(self);
+        move |live| {
+            if let Some(engine) = engine.upgrade() {
+                engine.ended(&live);
+            }
+        }
+    }
+
+    async fn finish(self: &Arc<Self>, live: &Arc<LiveSandbox>, ready: Ready) -> Result<()> {
+        match self.finish_inner(live, ready).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.undo(live, error).await),
+        }
+    }
+
+    async fn finish_inner(&self, live: &LiveSandbox, ready: Ready) -> Result<()> {
+        let Ready { pid, ready } = ready;
+        match tokio::time::timeout(SETUP_WAIT, ready).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(InitError::Setup(failure)))) => return Err(Error::Kernel(failure)),
+            Ok(Ok(Err(error))) => return Err(error.into()),
+            Ok(Err(_)) => return Err(Error::Gone(live.id().to_string())),
+            Err(_) => return Err(Error::Invalid("setting the sandbox up took too long".into())),
+        }
+        live.change("start", "", |sandbox, _| {
+            sandbox.state = State::Running;
+            sandbox.started_at = Some(now());
+            sandbox.pid = Some(pid);
+        })
+    }
+
+    /// Removes a sandbox that could not be made, and gives the error back.
+    async fn undo(self: &Arc<Self>, live: &Arc<LiveSandbox>, error: Error) -> Error {
+        let detail = format!("not made: {error}");
+        if !live.has_init() {
+            // The spawner may have died between making one and telling of it.
+            crate::recovery::end_init(&self.layout.socket(live.id())).await;
+        }
+        let undone = match self.end_for_good(live, &detail).await {
+            Ok(_) => self.remove_rest(live, &detail).await,
+            Err(error) => Err(error),
+        };
+        if let Err(undo) = undone {
+            tracing::error!(sandbox = %live.id(), error = %undo, "undoing a failed create");
+        }
+        error
+    }
+}
+
+/// What a sandbox is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To be used: it gets a session.
+    Keep,
+    /// One command.
+    Run {
+        /// And then to be removed.
+        ephemeral: bool,
+    },
+}
+
+/// What tells that a sandbox is set up.
+struct Ready {
+    pid: u32,
+    ready: tokio::sync::oneshot::Receiver<std::result::Result<(), InitError>>,
+}
+
+/// Size of a sandbox's /tmp and /dev/shm each: half of its memory, or a quarter of the host's, so
+/// that filling it up gives ENOSPC before it costs the sandbox or the host its memory.
+fn tmp_size(limit: Option<u64>) -> u64 {
+    const PAGE: u64 = 4096;
+    let info = rustix::system::sysinfo();
+    let host = info.totalram as u64 * u64::from(info.mem_unit);
+    let size = limit.map_or(host / 4, |limit| (limit / 2).min(host / 4));
+    size.max(PAGE) / PAGE * PAGE
+}
