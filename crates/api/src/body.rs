@@ -3,12 +3,18 @@
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
+use futures_util::StreamExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::error::{Answer, Failed};
+
+/// Largest JSON body, in bytes: a command line may have 2 MiB of arguments.
+const BODY_MAX: usize = 8 * 1024 * 1024;
+
+/// How much of a body is read that is refused, in bytes.
+const DISCARD_MAX: usize = 64 * 1024 * 1024;
 
 /// An answer in JSON that is as long as a guest likes: a hundred megabytes of it take longer than
 /// others may wait, so it is made on a thread of its own, and no two at once.
@@ -31,14 +37,34 @@ pub(crate) struct Body<T>(pub(crate) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failed;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|e| Failed::new(e.status().as_u16(), format!("body: {e}")))?;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failed> {
+        let bytes = read(request).await?;
         // No body asks for all defaults.
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         serde_json::from_slice(bytes).map(Self).map_err(|e| Failed::new(400, format!("body: {e}")))
     }
+}
+
+/// Reads a body that is not too long. Of one that is, the rest is read too: a connection that is
+/// closed on somebody who still sends loses the answer.
+async fn read(request: Request) -> Result<Vec<u8>, Failed> {
+    let (mut bytes, mut length) = (Vec::new(), 0);
+    let mut chunks = request.into_body().into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|e| Failed::new(400, format!("body: {e}")))?;
+        length += chunk.len();
+        if length <= BODY_MAX {
+            bytes.extend_from_slice(&chunk);
+        } else if length <= DISCARD_MAX {
+            bytes = Vec::new();
+        } else {
+            break;
+        }
+    }
+    if length > BODY_MAX {
+        return Err(Failed::new(413, format!("body: more than {} MiB", BODY_MAX >> 20)));
+    }
+    Ok(bytes)
 }
 
 /// A query string, with errors in the API's own form.

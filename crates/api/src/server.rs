@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use forkyard_engine::Engine;
@@ -21,9 +21,6 @@ use tower::ServiceExt as _;
 use crate::body::Query;
 use crate::error::{Answer, Failed};
 use crate::{commands, files, images, sandboxes};
-
-/// Largest JSON body, in bytes: a command line may have 2 MiB of arguments.
-const BODY_MAX: usize = 8 * 1024 * 1024;
 
 /// Largest request head, in bytes.
 const HEAD_MAX: usize = 64 * 1024;
@@ -182,11 +179,9 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
         .route("/mkdir", post(files::make_dir))
         .route("/move", post(files::rename))
         .route("/copy", post(files::copy));
-    // Contents stream to where they go: no limit on their size.
     let streams = Router::new()
         .route("/files", get(files::read).put(files::write).delete(files::remove))
-        .route("/archive", get(files::archive).put(files::extract))
-        .layer(DefaultBodyLimit::disable());
+        .route("/archive", get(files::archive).put(files::extract));
     Router::new()
         .route("/v1/health", get(sandboxes::health))
         .route("/v1/run", post(commands::run))
@@ -201,7 +196,6 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
         .route("/v1/shutdown", post(shutdown).with_state((Arc::clone(&engine), activity)))
         .fallback(async || Failed::new(404, "no such path in the API"))
         .method_not_allowed_fallback(async || Failed::new(405, "this path has no such method"))
-        .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(engine)
 }
 

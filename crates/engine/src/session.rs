@@ -197,7 +197,7 @@ impl Session {
     }
 
     /// Takes what is in the output pipes now, and not what background jobs go on to write.
-    fn drain_rest(&self, collected: &mut Collected) -> Result<()> {
+    pub(crate) fn drain_rest(&self, collected: &mut Collected) -> Result<()> {
         for (pipe, bytes) in self.outputs.iter().zip(&mut collected.streams) {
             let mut left = rustix::io::ioctl_fionread(pipe.get_ref())
                 .map_err(|e| Error::io("reading from the session")(e.into()))?;

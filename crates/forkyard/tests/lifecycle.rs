@@ -531,7 +531,7 @@ fn a_server_without_a_sandbox_ends_after_its_idle_time_and_not_before() {
 }
 
 #[test]
-fn fifty_lives_leave_no_process_mount_group_or_directory() {
+fn fifty_lives_leave_no_process_namespace_mount_group_or_directory() {
     let server = TestServer::start();
     let keep = create(&server, &[]);
     let pid = server.pid().unwrap();
@@ -550,6 +550,7 @@ fn fifty_lives_leave_no_process_mount_group_or_directory() {
             .sum();
         (
             forkyard_testkit::leaks::descendants(pid).len(),
+            forkyard_testkit::leaks::namespaces(pid).len(),
             forkyard_testkit::leaks::mounts(&marker).len(),
             groups,
             files,
@@ -568,7 +569,7 @@ fn fifty_lives_leave_no_process_mount_group_or_directory() {
     (0..3).for_each(life);
     let quiet = |what: &str| {
         // One sandbox, with its socket and directory; and what is made ahead stays as it is.
-        wait_for(what, SOON, || look().3 == 2);
+        wait_for(what, SOON, || look().4 == 2);
         support::open_fds(pid)
     };
     let fds = quiet("a quiet store");

@@ -151,6 +151,26 @@ pub fn processes(marker: &str) -> BTreeSet<Process> {
     pids().into_iter().filter(|pid| bears(*pid)).filter_map(Process::of).collect()
 }
 
+/// The namespaces that a process and all below it are in, or that it keeps by a descriptor: links
+/// of the form `net:[4026531840]`, as far as we may read them (namespaces(7)).
+pub fn namespaces(root: u32) -> BTreeSet<PathBuf> {
+    const KINDS: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+    let links = |dir: String| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| fs::read_link(entry.path()).ok())
+    };
+    let below = descendants(root);
+    let of_processes = below.iter().map(|process| process.pid).chain([root]);
+    of_processes
+        .flat_map(|pid| links(format!("/proc/{pid}/ns")))
+        .chain(links(format!("/proc/{root}/fd")))
+        .filter(|link| {
+            let kind = link.to_str().and_then(|link| link.split_once(":["));
+            kind.is_some_and(|(kind, _)| KINDS.contains(&kind))
+        })
+        .collect()
+}
+
 /// The processes below `root`, without itself. What was orphaned has left the tree, so note them
 /// before their parents end.
 pub fn descendants(root: u32) -> BTreeSet<Process> {

@@ -46,6 +46,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.answer(204, b"")
             finally:
                 os._exit(0)
+        if self.path != "/v1/sandboxes":
+            return self.answer(404, b"{}")
         sandbox = subprocess.Popen(["sleep", "600"], env={}, start_new_session=True,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         open(os.path.join(store, str(sandbox.pid)), "w").close()

@@ -20,6 +20,7 @@ impl LiveSandbox {
         self.check_running()?;
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut slot = self.session.lock().await;
+        // Put back when it is known to be good: who hangs up in a line leaves none here.
         let mut session = self.live_session(slot.take()).await?;
         let ended = self.session_ended.subscribe();
         let mut collected = Collected::default();
@@ -28,29 +29,28 @@ impl LiveSandbox {
         let run = async {
             match session.settle(until).await? {
                 Progress::Done(_) => {}
-                other => return Ok((session, other)),
+                other => return Ok(other),
             }
             session.start(line.as_bytes())?;
-            let progress = session.wait(&mut collected, until).await?;
-            Ok::<_, Error>((session, progress))
+            session.wait(&mut collected, until).await
         };
         let result = tokio::select! {
             biased;
             result = run => match result? {
                 // Its end is told before its pipes are closed.
-                (_, Progress::Gone) => Err(over.await),
+                Progress::Gone => Err(over.await),
                 other => Ok(other),
             },
             code = &mut over => Err(code),
         };
         match result {
-            Ok((session, Progress::Done(status))) => {
+            Ok(Progress::Done(status)) => {
                 *slot = Some(session);
                 let mut output = collected.told(status).await?;
                 output.oom = status == 128 + 9 && self.had_oom();
                 Ok(output)
             }
-            Ok((mut session, _)) => {
+            Ok(_) => {
                 let survived = self.interrupt(&mut session, &mut collected).await?;
                 if survived {
                     *slot = Some(session);
@@ -62,6 +62,8 @@ impl LiveSandbox {
             }
             Err(code) => {
                 self.check_running()?;
+                // Its end may be heard of before its last words.
+                session.drain_rest(&mut collected)?;
                 let mut output = collected.told(code).await?;
                 output.oom = code == 128 + 9 && self.had_oom();
                 output.shell_ended = true;
