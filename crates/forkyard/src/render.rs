@@ -70,13 +70,17 @@ pub(crate) fn talk(bytes: &[u8]) {
     let _ = io::stderr().lock().write_all(bytes);
 }
 
+/// What clap calls it when nothing follows a command that needs something: its help is the answer.
+const NO_ARGUMENTS: clap::error::ErrorKind =
+    clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+
 /// Tells an error, and what to do about it.
 pub(crate) fn error(error: &Error) {
     if error.is_silent() {
         return;
     }
     if let Error::CommandLine(asked) = error
-        && !asked.use_stderr()
+        && (!asked.use_stderr() || asked.kind() == NO_ARGUMENTS)
     {
         let _ = asked.print();
         return;
@@ -116,6 +120,10 @@ pub(crate) fn command_line(error: &clap::Error) -> (String, Option<String>) {
     let stray = error.kind() == ErrorKind::UnknownArgument
         && error.get(ContextKind::SuggestedArg).is_none()
         && usage.is_some_and(|usage| usage.contains("-- ") || usage.contains("[-- "));
+    if error.kind() == ErrorKind::MissingSubcommand {
+        // clap would list them all, hidden ones too.
+        return (format!("`{command}` needs a command"), Some(format!("see `{command} --help`")));
+    }
     if error.kind() == ErrorKind::ValueValidation {
         // The reason says what to write.
         return (what, None);
@@ -188,6 +196,10 @@ mod tests {
         insta::assert_snapshot!(told(&["forkyard", "lss"]), @r"
         error: unrecognized subcommand 'lss'
         hint: some similar subcommands exist: `list`, `logs`, `ls`
+        ");
+        insta::assert_snapshot!(told(&["forkyard", "--store", "/store"]), @r"
+        error: `forkyard` needs a command
+        hint: see `forkyard --help`
         ");
         insta::assert_snapshot!(told(&["forkyard", "exec"]), @r"
         error: the following required arguments were not provided: <ID> <COMMAND>...
