@@ -84,7 +84,9 @@ impl Session {
     /// Lets a line that another server started end, and forgets its output.
     pub(crate) async fn settle(&mut self, until: Option<Instant>) -> Result<Progress> {
         if self.stale {
-            self.start(b":")?;
+            if !self.start(b":")? {
+                return Ok(Progress::Gone);
+            }
             match self.wait(&mut Collected::default(), until).await? {
                 Progress::Done(_) => self.stale = false,
                 other => return Ok(other),
@@ -93,8 +95,8 @@ impl Session {
         Ok(Progress::Done(0))
     }
 
-    /// Starts a line.
-    pub(crate) fn start(&mut self, line: &[u8]) -> Result<()> {
+    /// Starts a line. False when nobody is there to read it: the shell ended since the last one.
+    pub(crate) fn start(&mut self, line: &[u8]) -> Result<bool> {
         let failed = |e: rustix::io::Errno| Error::io("starting a line")(e.into());
         rustix::fs::ftruncate(&self.line, 0).map_err(failed)?;
         let mut at = 0;
@@ -103,8 +105,11 @@ impl Session {
         }
         self.number += 1;
         let trigger = format!("{}\n", self.number);
-        rustix::io::write(&self.trigger, trigger.as_bytes()).map_err(failed)?;
-        Ok(())
+        match rustix::io::write(&self.trigger, trigger.as_bytes()) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::PIPE) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     /// Waits for the current line's end and collects what it writes.

@@ -31,7 +31,9 @@ impl LiveSandbox {
                 Progress::Done(_) => {}
                 other => return Ok(other),
             }
-            session.start(line.as_bytes())?;
+            if !session.start(line.as_bytes())? {
+                return Ok(Progress::Gone);
+            }
             session.wait(&mut collected, until).await
         };
         let result = tokio::select! {
