@@ -4,7 +4,6 @@
 
 mod support;
 
-
 use forkyard_engine::model::{Sandbox as Described, Usage};
 use forkyard_testkit::{TestServer, skip, wait_for, wait_some};
 use support::{SOON, Sandbox, code, create, offers_limit, refused, stderr, stdout};
