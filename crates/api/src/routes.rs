@@ -8,6 +8,7 @@
 //! | `GET /v1/sandboxes/{id}` | | `Sandbox` with usage |
 //! | `DELETE /v1/sandboxes/{id}` | | 204 |
 //! | `POST /v1/sandboxes/{id}/reset` | | `Sandbox` |
+//! | `POST /v1/sandboxes/{id}/fork` | `ForkSpec` | 201 `Fork` |
 //! | `POST /v1/sandboxes/{id}/timeout` | [`Timeout`] | `Sandbox` |
 //! | `GET /v1/sandboxes/{id}/events` | | `[Event]` |
 //! | `GET /v1/usage` | | `[Sandbox]` that run, with usage |

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use forkyard_engine::Engine;
-use forkyard_engine::model::{Event, Sandbox, SandboxSpec};
+use forkyard_engine::model::{Event, Fork, ForkSpec, Sandbox, SandboxSpec};
 
 use crate::body::{Body, Path, long_json};
 use crate::error::Answer;
@@ -69,6 +69,17 @@ pub(crate) async fn reset(State(engine): Shared, Path(key): Path<String>) -> Ans
     let reset = tokio::spawn(async move { engine.reset(&sandbox).await }).await;
     reset.map_err(|e| crate::error::Failed::new(500, e.to_string()))??;
     Ok(Json(live.info()))
+}
+
+pub(crate) async fn fork(
+    State(engine): Shared,
+    Path(key): Path<String>,
+    Body(spec): Body<ForkSpec>,
+) -> Answer<(StatusCode, Json<Fork>)> {
+    let live = engine.find(&key)?;
+    let fork = tokio::spawn(async move { engine.fork(&live, spec).await }).await;
+    let fork = fork.map_err(|e| crate::error::Failed::new(500, e.to_string()))??;
+    Ok((StatusCode::CREATED, Json(fork)))
 }
 
 pub(crate) async fn timeout(

@@ -165,6 +165,7 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
     let sandbox = Router::new()
         .route("/", get(sandboxes::inspect).delete(sandboxes::delete))
         .route("/reset", post(sandboxes::reset))
+        .route("/fork", post(sandboxes::fork))
         .route("/timeout", post(sandboxes::timeout))
         .route("/events", get(sandboxes::events))
         .route("/session", post(sandboxes::run_line).delete(sandboxes::end_session))

@@ -53,7 +53,7 @@ fn volume(volume: &Volume) -> Result<()> {
         .map_err(|error| invalid(error.to_string()))
 }
 
-fn name(name: &str) -> Result<()> {
+pub(crate) fn name(name: &str) -> Result<()> {
     let first = |b: u8| b.is_ascii_alphanumeric();
     let rest = |b: u8| first(b) || matches!(b, b'_' | b'.' | b'-');
     let bytes = name.as_bytes();

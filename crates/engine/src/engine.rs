@@ -2,6 +2,7 @@
 
 mod create;
 mod end;
+mod fork;
 mod index;
 mod reset;
 

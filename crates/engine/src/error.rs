@@ -1,7 +1,7 @@
 //! What can go wrong, said for people: what was tried on what, why not, and what to do.
 
 use forkyard_guest::files::proto::{FileError, FileErrorKind};
-use forkyard_guest::proto::{Failure, InitError, StartError};
+use forkyard_guest::proto::{Failure, InitError, StartError, TakeError};
 use forkyard_image::{DocumentError, ImportError, PullError};
 
 use crate::cgroup;
@@ -102,6 +102,9 @@ pub enum Error {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// A sandbox could not be forked; it goes on as it was.
+    #[error(transparent)]
+    NotForked(TakeError),
     /// The sandbox ended while it was asked for something.
     #[error("sandbox {0} ended")]
     Gone(String),
@@ -133,6 +136,10 @@ impl Error {
             Self::Start(StartError::Processes) => {
                 "raise its limit with `--pids`, or end what runs in it"
             }
+            Self::NotForked(TakeError::Refused(_)) => {
+                "the sandbox goes on as it was; end that process, or let it close this, and fork again"
+            }
+            Self::NotForked(TakeError::Unsteady(_)) => "the sandbox goes on as it was; fork again",
             Self::Locked { .. } => "give this one a store of its own: `--store DIR`",
             Self::Kernel(failure) if !failure.is_full() => {
                 "`forkyard doctor` tells what this host lacks"
@@ -158,10 +165,11 @@ impl Error {
             | Self::State { .. }
             | Self::Running(_)
             | Self::ImageInUse { .. }
+            | Self::NotForked(TakeError::Unsteady(_))
             | Self::Locked { .. } => 409,
             Self::Invalid(_)
             | Self::Cgroup(cgroup::Error::BadLimit(_) | cgroup::Error::Lacking(_)) => 400,
-            Self::Start(_) | Self::Image { .. } => 422,
+            Self::Start(_) | Self::Image { .. } | Self::NotForked(TakeError::Refused(_)) => 422,
             Self::Gone(_) => 410,
             Self::File(error) => match error.kind {
                 FileErrorKind::NotFound => 404,

@@ -15,6 +15,7 @@ use crate::model::SandboxId;
 ///      /sandboxes/ID/identity/    layer with the files that carry its name
 ///      /sandboxes/ID/GENERATION/  uppers of a sandbox since its last reset
 ///      /run/ID                    socket of a sandbox's init
+///      /templates/N/              copies of a sandbox's files, while it is forked
 ///      /trash/                    being removed
 /// ```
 #[derive(Clone, Debug)]
@@ -26,7 +27,8 @@ impl Layout {
     /// Makes what is missing, readable by its owner alone.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let layout = Self { root: root.to_owned() };
-        for dir in [layout.root.clone(), layout.sandboxes(), layout.run(), layout.trash()] {
+        let root = layout.root.clone();
+        for dir in [root, layout.sandboxes(), layout.run(), layout.templates(), layout.trash()] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -67,6 +69,17 @@ impl Layout {
 
     pub(crate) fn socket(&self, id: &SandboxId) -> PathBuf {
         self.run().join(id.as_str())
+    }
+
+    pub(crate) fn templates(&self) -> PathBuf {
+        self.root.join("templates")
+    }
+
+    /// Makes a directory for the files of a sandbox that is being forked.
+    pub(crate) fn new_template(&self) -> Result<PathBuf> {
+        let path = self.templates().join(crate::clock::unique().to_string());
+        std::fs::create_dir(&path).map_err(Error::io(format!("making {}", path.display())))?;
+        Ok(path)
     }
 
     pub(crate) fn trash(&self) -> PathBuf {

@@ -87,6 +87,11 @@ impl<T> Link<T> {
         }
     }
 
+    /// Hangs up.
+    pub(crate) fn shut_down(&self) {
+        let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
+    }
+
     /// Fails whoever waits, now and from now on.
     pub(crate) fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -145,6 +145,55 @@ pub struct Usage {
     pub oom_kills: Option<u64>,
 }
 
+/// What `fork` asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ForkSpec {
+    /// How many clones, 1 to 1000; one when absent.
+    pub count: Option<u32>,
+    /// Name of the clone; of several, what their names begin with: `NAME-1`, `NAME-2` ...
+    pub name: Option<String>,
+}
+
+/// What came of a fork.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The clones, running.
+    pub clones: Vec<Sandbox>,
+    /// How it went.
+    pub report: ForkReport,
+}
+
+/// How a fork went. Times are microseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkReport {
+    /// How long the original's processes were stopped.
+    pub stopped_us: u64,
+    /// From the request to all clones running, by clone.
+    pub running_us: u64,
+    /// From the request to all clones running.
+    pub total_us: u64,
+    /// What the stop went into.
+    pub phases: Vec<Phase>,
+    /// Bytes of memory that were copied.
+    pub memory: u64,
+    /// Processes of each clone.
+    pub processes: u32,
+    /// Threads of each clone.
+    pub threads: u32,
+    /// Open file descriptions of each clone.
+    pub files: u32,
+}
+
+/// A part of a fork.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// What was done.
+    pub name: String,
+    /// Microseconds.
+    pub us: u64,
+}
+
 /// A terminal's size in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {

@@ -183,6 +183,12 @@ fn sweep_files(engine: &Engine) -> Result<()> {
             }
         }
     }
+    // Of forks that were cut off.
+    let templates = engine.layout.templates();
+    let failed = || Error::io(format!("reading {}", templates.display()));
+    for entry in std::fs::read_dir(&templates).map_err(failed())? {
+        engine.layout.discard(&entry.map_err(failed())?.path())?;
+    }
     engine.trash.sweep();
     Ok(())
 }

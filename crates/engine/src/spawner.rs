@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use forkyard_guest::proto::{
-    Failure, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, decode, encode,
+    Failure, Ids, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, TakeReport, decode,
+    encode,
 };
 use forkyard_sys::channel;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -58,6 +59,9 @@ impl Running {
             .arg(mode.word())
             .arg(files_of_commands().to_string())
             .env_clear()
+            // Its forks give their memory up for that of others: no kernel may write to it then, as
+            // it does for restartable sequences, rseq(2).
+            .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit());
@@ -70,22 +74,25 @@ impl Running {
         }
         wait_for_word(&ours)?;
         let link = Arc::new(Link::new(ours).map_err(failed())?);
-        tokio::spawn(Self::receive(Arc::clone(&link)));
+        tokio::spawn(receive(Arc::clone(&link)));
         Ok(Self { link, process })
     }
 
     fn has_ended(&mut self) -> bool {
         self.link.is_closed() || !matches!(self.process.0.try_wait(), Ok(None))
     }
+}
 
-    async fn receive(link: Arc<Link<SpawnerReply>>) {
-        while let Some(message) = link.receive().await {
-            let Ok(reply) = decode::<SpawnerReply>(&message.bytes) else { continue };
-            let (SpawnerReply::Spawned { seq, .. } | SpawnerReply::Failed { seq, .. }) = reply;
-            link.answer(seq, (reply, message.fds));
-        }
-        link.close();
+async fn receive(link: Arc<Link<SpawnerReply>>) {
+    while let Some(message) = link.receive().await {
+        let Ok(reply) = decode::<SpawnerReply>(&message.bytes) else { continue };
+        let (SpawnerReply::Spawned { seq, .. }
+        | SpawnerReply::Failed { seq, .. }
+        | SpawnerReply::Taken { seq, .. }
+        | SpawnerReply::NotTaken { seq, .. }) = reply;
+        link.answer(seq, (reply, message.fds));
     }
+    link.close();
 }
 
 impl Spawner {
@@ -113,15 +120,17 @@ impl Spawner {
         control: OwnedFd,
         listener: &OwnedFd,
     ) -> Result<Spawned> {
-        let fds = [control.as_fd(), listener.as_fd()];
-        let setup = Box::new(setup);
-        let request = |seq| SpawnerRequest::Spawn { seq, place, sources, setup };
-        match self.ask(request, &fds).await? {
-            (SpawnerReply::Spawned { pid, .. }, mut fds) if !fds.is_empty() => {
-                Ok(Spawned { pid, pidfd: fds.swap_remove(0) })
-            }
-            _ => Err(confused()),
-        }
+        spawn(&*self.link()?, place, sources, setup, control, listener).await
+    }
+
+    /// Starts a template.
+    pub(crate) async fn template(&self) -> Result<Template> {
+        let (ours, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
+        let bytes = encode(&SpawnerRequest::Template).map_err(|e| Error::Invalid(e.to_string()))?;
+        self.link()?.send(&bytes, &[theirs.as_fd()]).await.map_err(gone)?;
+        let link = Arc::new(Link::new(ours).map_err(Error::io("watching a template"))?);
+        tokio::spawn(receive(Arc::clone(&link)));
+        Ok(Template { link })
     }
 
     /// Has an init prepared for the sandbox that will be spawned at this place.
@@ -147,19 +156,90 @@ impl Spawner {
         self.link()?.send(&bytes, &all).await.map_err(gone)?;
         Ok(ours)
     }
+}
 
-    async fn ask(
+/// A process that holds a picture of a sandbox, and makes sandboxes from it; it ends when this is
+/// dropped.
+#[derive(Debug)]
+pub(crate) struct Template {
+    link: Arc<Link<SpawnerReply>>,
+}
+
+/// Whose picture is taken, and where its files are copied to.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) init: u32,
+    pub(crate) ids: Ids,
+    pub(crate) uppers: String,
+    pub(crate) into: String,
+}
+
+impl Template {
+    /// Takes a sandbox's picture. `holder` is the end of a socket to its init.
+    pub(crate) async fn take(
         &self,
-        request: impl FnOnce(u64) -> SpawnerRequest,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<(SpawnerReply, Vec<OwnedFd>)> {
-        let message = |seq| encode(&request(seq)).unwrap_or_default();
-        let answer = self.link()?.request(message, fds).await.map_err(gone)?;
-        match answer.await {
-            Ok((SpawnerReply::Failed { failure, .. }, _)) => Err(Error::Kernel(failure)),
-            Ok(answer) => Ok(answer),
-            Err(_) => Err(gone(io::ErrorKind::BrokenPipe.into())),
+        source: Source,
+        holder: &OwnedFd,
+    ) -> Result<(Setup, TakeReport)> {
+        let Source { init, ids, uppers, into } = source;
+        let request = |seq| SpawnerRequest::Take { seq, init, ids, uppers, into };
+        match ask(&self.link, request, &[holder.as_fd()]).await? {
+            (SpawnerReply::Taken { setup, report, .. }, _) => Ok((*setup, report)),
+            (SpawnerReply::NotTaken { why, .. }, _) => Err(Error::NotForked(why)),
+            _ => Err(confused()),
         }
+    }
+
+    /// Makes the init of a clone: as [`Spawner::spawn`].
+    pub(crate) async fn spawn(
+        &self,
+        place: Place,
+        sources: Vec<MountSource>,
+        setup: Setup,
+        control: OwnedFd,
+        listener: &OwnedFd,
+    ) -> Result<Spawned> {
+        spawn(&self.link, place, sources, setup, control, listener).await
+    }
+}
+
+impl Drop for Template {
+    fn drop(&mut self) {
+        // Its own receiver holds the link, until the other end closes.
+        self.link.shut_down();
+    }
+}
+
+async fn spawn(
+    link: &Link<SpawnerReply>,
+    place: Place,
+    sources: Vec<MountSource>,
+    setup: Setup,
+    control: OwnedFd,
+    listener: &OwnedFd,
+) -> Result<Spawned> {
+    let fds = [control.as_fd(), listener.as_fd()];
+    let setup = Box::new(setup);
+    let request = |seq| SpawnerRequest::Spawn { seq, place, sources, setup };
+    match ask(link, request, &fds).await? {
+        (SpawnerReply::Spawned { pid, .. }, mut fds) if !fds.is_empty() => {
+            Ok(Spawned { pid, pidfd: fds.swap_remove(0) })
+        }
+        _ => Err(confused()),
+    }
+}
+
+async fn ask(
+    link: &Link<SpawnerReply>,
+    request: impl FnOnce(u64) -> SpawnerRequest,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(SpawnerReply, Vec<OwnedFd>)> {
+    let message = |seq| encode(&request(seq)).unwrap_or_default();
+    let answer = link.request(message, fds).await.map_err(gone)?;
+    match answer.await {
+        Ok((SpawnerReply::Failed { failure, .. }, _)) => Err(Error::Kernel(failure)),
+        Ok(answer) => Ok(answer),
+        Err(_) => Err(gone(io::ErrorKind::BrokenPipe.into())),
     }
 }
 

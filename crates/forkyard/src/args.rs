@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Kill(KillOptions),
     /// Copy files between a sandbox and this machine
     Cp(CpOptions),
+    /// Make running copies of a running sandbox
+    Fork(ForkOptions),
     /// Throw sandboxes back to their first state
     Reset(Ids),
     /// Remove sandboxes, running ones too
@@ -163,7 +165,6 @@ pub(crate) struct ExecOptions {
     #[arg(
         short,
         long,
-        requires = "shell",
         conflicts_with_all = ["interactive", "tty", "detach", "env", "env_files", "user", "workdir"]
     )]
     pub(crate) session: bool,
@@ -207,6 +208,21 @@ pub(crate) struct Ids {
     /// Sandboxes: ids or names
     #[arg(required = true, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) ids: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForkOptions {
+    /// Sandbox: id or name
+    #[arg(value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) id: String,
+    /// How many copies
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
+    pub(crate) count: u32,
+    /// Name of the copy; of several, what their names begin with: NAME-1, NAME-2 ...
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: JsonOption,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! What each command does: one file a group.
 
 mod copy;
+mod fork;
 mod generate;
 mod images;
 mod jobs;
@@ -56,6 +57,7 @@ async fn ask(client: &Client, command: Command) -> Result<u8, Error> {
         Command::Create(options) => run::create(client, *options).await?,
         Command::Ls(options) => sandboxes::ls(client, &options).await?,
         Command::Inspect(options) => sandboxes::inspect(client, &options).await?,
+        Command::Fork(options) => fork::fork(client, &options).await?,
         Command::Reset(ids) => sandboxes::reset(client, &ids.ids).await?,
         Command::Rm(options) => sandboxes::rm(client, &options).await?,
         Command::Logs(options) => jobs::logs(client, &options).await?,

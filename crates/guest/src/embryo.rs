@@ -19,6 +19,7 @@ use crate::devices;
 use crate::init::{self, Birth, Growth};
 use crate::launch::Bounds;
 use crate::proto::{Failure, Ids, MountSource, Place, Setup, encode};
+use crate::template::Held;
 
 pub(crate) struct Embryo {
     child: Child,
@@ -38,6 +39,7 @@ impl Embryo {
         bounds: &Bounds,
         place: Place,
         own_network: bool,
+        held: Option<&Held>,
     ) -> Result<Self, Failure> {
         let (cord, theirs) = channel::pair().map_err(|e| Failure::new("socketpair", &e))?;
         let mut flags = CloneFlags::USER
@@ -50,7 +52,7 @@ impl Embryo {
         }
         let group = place.cgroup2.as_ref().map(|path| open_group(path)).transpose()?;
         let child = process::fork(proof, flags, group.as_ref().map(AsFd::as_fd), |proof| {
-            init::main(proof, bounds, theirs, join(&place.cgroup1))
+            init::main(proof, bounds, theirs, join(&place.cgroup1), held)
         })
         .map_err(|e| Failure::new("clone3 into new namespaces", &e))?;
         // From here on, the end of its cord ends it.

@@ -6,6 +6,8 @@
 //! socket that init listens at, outside of the sandbox's reach.
 
 mod commands;
+mod hold;
+mod rebuild;
 mod requests;
 mod reset;
 mod session;
@@ -33,6 +35,7 @@ use crate::proto::{
 use crate::rootfs::Builder;
 use crate::session::Pipes;
 use crate::streams::ServerEnds;
+use crate::template::Held;
 
 /// How long a command has between SIGTERM and SIGKILL when it is stopped.
 const GRACE: Duration = Duration::from_secs(1);
@@ -71,6 +74,7 @@ pub(crate) fn main(
     bounds: &Bounds,
     cord: OwnedFd,
     joined: Result<(), Failure>,
+    held: Option<&Held>,
 ) -> i32 {
     if process::close_all_but(&[cord.as_fd()]).is_err() {
         return 1;
@@ -100,6 +104,7 @@ pub(crate) fn main(
     let mut init = Init {
         proof,
         deadline: setup.deadline,
+        holder: None,
         setup,
         single_id: growth.single_id,
         confinement: Confinement { bounds, wall: parts.wall },
@@ -117,6 +122,18 @@ pub(crate) fn main(
     };
     if init.watch().is_err() || init.serve_on(control).is_err() {
         return 1;
+    }
+    if let Some(held) = held {
+        // Nothing runs where the old root can still be found.
+        if parts.old_root.detach().is_err() {
+            return 1;
+        }
+        if let Err(failure) = init.rebuild(held) {
+            init.tell(&InitMessage::Ready(Err(InitError::Setup(failure))));
+            return 1;
+        }
+        init.tell(&InitMessage::Ready(Ok(())));
+        return init.run();
     }
     init.tell(&InitMessage::Ready(Ok(())));
     if parts.old_root.detach().is_err() {
@@ -214,6 +231,8 @@ struct Init<'a> {
     epoll: OwnedFd,
     listener: OwnedFd,
     server: Option<OwnedFd>,
+    /// Who will have it hold still.
+    holder: Option<OwnedFd>,
     commands: BTreeMap<u32, Command>,
     next_command: u32,
     /// Processes that answer file requests, and the numbers of these.
@@ -226,6 +245,7 @@ struct Init<'a> {
 const SERVER: u64 = 0;
 const LISTENER: u64 = 1;
 const CHILDREN: u64 = 2;
+const HOLD: u64 = 3;
 
 type Reply = (Result<InitOk, InitError>, Vec<OwnedFd>);
 
@@ -272,6 +292,7 @@ impl Init<'_> {
             for event in &events {
                 match event.data.u64() {
                     SERVER => self.receive(),
+                    HOLD => self.hold(),
                     LISTENER => {
                         if let Ok(server) = channel::accept(&self.listener) {
                             let _ = self.serve_on(server);
@@ -341,6 +362,7 @@ impl Init<'_> {
             InitBody::Reset { generation } => {
                 return self.reset(seq, generation);
             }
+            InitBody::Hold => self.expect_hold(fds),
             InitBody::End => {
                 self.kill_everything();
                 self.deadline = Some(0);

@@ -38,6 +38,11 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
+    /// The filter, for who installs it by hand.
+    pub(crate) fn filter_bytes(&self) -> Vec<u8> {
+        self.filter.to_bytes()
+    }
+
     /// `files`: how many descriptors a command has at first, if it may have as many.
     pub(crate) fn new(filter: Filter, files: u64) -> Self {
         let own = getrlimit(Resource::Nofile);

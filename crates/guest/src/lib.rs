@@ -38,5 +38,6 @@ mod session;
 pub mod spawner;
 mod streams;
 mod sysctl;
+mod template;
 mod tree;
 pub mod users;

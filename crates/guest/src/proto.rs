@@ -63,6 +63,23 @@ pub enum SpawnerRequest {
         /// Where.
         place: Place,
     },
+    /// Have a child of the spawner serve on the socket that comes with this, as a template: it can
+    /// take the picture of a sandbox, and makes sandboxes that go on from there.
+    Template,
+    /// To a template: take the picture. With it: a socket to the sandbox's init, which holds
+    /// still when it is told so there.
+    Take {
+        /// Comes back in the reply.
+        seq: u64,
+        /// Host process id of the init.
+        init: u32,
+        /// The sandbox's ids.
+        ids: Ids,
+        /// Directory that holds its uppers, absolute.
+        uppers: String,
+        /// Directory that copies of its files go to, absolute and there.
+        into: String,
+    },
     /// Run a job in a child of the spawner, with its rights over the store. With it: the socket
     /// that the job's answer goes to, then the job's own descriptors.
     Job {
@@ -90,7 +107,95 @@ pub enum SpawnerReply {
         /// What was tried, and what the kernel said.
         failure: Failure,
     },
+    /// A template has the picture.
+    Taken {
+        /// The request's.
+        seq: u64,
+        /// How the sandbox was set up.
+        setup: Box<Setup>,
+        /// How it went.
+        report: TakeReport,
+    },
+    /// A template could not take it.
+    NotTaken {
+        /// The request's.
+        seq: u64,
+        /// Why not.
+        why: TakeError,
+    },
 }
+
+/// How the taking of a picture went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeReport {
+    /// How long the sandbox's processes were stopped, in microseconds.
+    pub stopped_us: u64,
+    /// What that went into: names of parts, microseconds each.
+    pub parts: Vec<(String, u64)>,
+    /// Bytes of memory that were copied.
+    pub memory: u64,
+    /// Processes, threads, and open file descriptions.
+    pub counts: [u32; 3],
+}
+
+/// Why no picture was taken. The sandbox goes on as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum TakeError {
+    /// A process has something that cannot be copied.
+    #[error("{0}")]
+    Refused(String),
+    /// Processes came and went too fast.
+    #[error("{0}")]
+    Unsteady(String),
+    /// A system call failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What an init tells of its sandbox when it holds still for a picture.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Records {
+    /// How it was set up.
+    pub setup: Setup,
+    /// Commands that run.
+    pub commands: Vec<CommandRecord>,
+    /// The number of the next command.
+    pub next_command: u32,
+    /// The session's shell.
+    pub session: Option<SessionRecord>,
+    /// Process ids, inside, of init's own children.
+    pub workers: Vec<u32>,
+}
+
+/// A command that runs, for a picture.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CommandRecord {
+    /// What it is.
+    pub state: CommandState,
+    /// Its standard input, output and error, as far as they are pipes.
+    pub streams: [Option<StreamRecord>; 3],
+    /// The owner of its streams.
+    pub owner: (u32, u32),
+    /// What is left of its time, in milliseconds.
+    pub timeout_ms: Option<u64>,
+}
+
+/// The session's shell, for a picture.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Its process id inside.
+    pub pid: u32,
+    /// Its pipes, in the order in which the shell has them.
+    pub streams: Vec<StreamRecord>,
+    /// The owner of its pipes.
+    pub owner: (u32, u32),
+    /// The line that it runs, or ran last.
+    #[serde(with = "serde_bytes")]
+    pub line: Vec<u8>,
+}
+
+/// A pipe or file, by device and inode.
+pub type StreamRecord = (u64, u64);
 
 /// Something that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -241,6 +346,9 @@ pub enum InitBody {
     },
     /// Kill everything, and end once that is said to be done.
     End,
+    /// Hold still for a picture, once that is asked for through the socket that comes with this:
+    /// tell there what a picture needs, and go on when something comes, or it closes.
+    Hold,
     /// Change when the sandbox ends.
     Deadline {
         /// Milliseconds since the epoch.

@@ -52,6 +52,12 @@ impl Builder {
         Ok(())
     }
 
+    /// Path of the directory of the setup's generation, for this process alone.
+    pub(crate) fn generation(&self, setup: &Setup) -> Result<String, Failure> {
+        let state = source(&self.mounts, setup.state)?;
+        Ok(format!("{}/{}", fd_path(state), setup.generation))
+    }
+
     /// Builds the root that `setup` describes over the uppers of its generation, and makes it `/`.
     /// Nothing is to be started until the old root is let go.
     pub(crate) fn enter(&mut self, setup: &Setup, fresh: Fresh) -> Result<OldRoot, Failure> {

@@ -126,6 +126,29 @@ impl Pipes {
         ]
     }
 
+    /// What the shell has, in the order of [`Self::shell_fds`], to be told apart.
+    pub(crate) fn into_shell_ends(self) -> (Vec<OwnedFd>, Self) {
+        let copy = |fd: &OwnedFd| fd.try_clone().ok();
+        let ends = [
+            &self.stdout.write,
+            &self.stderr.write,
+            &self.line,
+            &self.trigger.read,
+            &self.done.write,
+        ];
+        (ends.into_iter().filter_map(copy).collect(), self)
+    }
+
+    /// The line that the shell runs, or ran last.
+    pub(crate) fn line(&self) -> &OwnedFd {
+        &self.line
+    }
+
+    /// Where a line is started.
+    pub(crate) fn trigger(&self) -> &OwnedFd {
+        &self.trigger.write
+    }
+
     /// What the server gets, in the order of `InitOk::Session`.
     pub(crate) fn server_fds(&self) -> Vec<BorrowedFd<'_>> {
         vec![

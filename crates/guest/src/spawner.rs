@@ -16,7 +16,10 @@ use rustix::fs::Mode;
 use crate::devices;
 use crate::embryo::Embryo;
 use crate::launch::Bounds;
-use crate::proto::{Failure, Place, SpawnerReply, SpawnerRequest, decode, encode};
+use crate::proto::{
+    Failure, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, TakeError, decode, encode,
+};
+use crate::template::{Held, Take};
 
 /// A job that the spawner runs in a child of its own: its name, its arguments and descriptors.
 /// What it gives back is sent to whoever asked.
@@ -48,11 +51,21 @@ pub fn run(socket: &OwnedFd, files: u64, job: Job) -> Result<(), Failure> {
         .map_err(|e| Failure::new(e.to_string(), &io::ErrorKind::InvalidData.into()))?;
     let bounds = Bounds::new(filter, files);
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    serve_all(&proof, &bounds, socket, job)
+}
+
+/// Serves requests, as the spawner or as a template.
+fn serve_all(
+    proof: &SingleThreaded,
+    bounds: &Bounds,
+    socket: &OwnedFd,
+    job: Job,
+) -> Result<(), Failure> {
     let mut nursery = Nursery::default();
     loop {
         reap();
         if nursery.wish.is_some() && is_idle(socket) {
-            nursery.grant(&proof, &bounds);
+            nursery.grant(proof, bounds);
         }
         let message = match channel::receive(socket) {
             Ok(Some(message)) => message,
@@ -63,7 +76,7 @@ pub fn run(socket: &OwnedFd, files: u64, job: Job) -> Result<(), Failure> {
             Err(e) => return Err(Failure::new("receiving a request", &e)),
         };
         let Ok(request) = decode::<SpawnerRequest>(&message.bytes) else { continue };
-        let (reply, fds) = serve(&proof, &bounds, &mut nursery, request, message.fds, job);
+        let (reply, fds) = serve(proof, bounds, &mut nursery, request, message.fds, job);
         let Some(reply) = reply else { continue };
         let Ok(bytes) = encode(&reply) else { continue };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -89,9 +102,16 @@ fn serve(
     match request {
         SpawnerRequest::Spawn { seq, place, sources, setup } => {
             let own_network = !setup.host_network;
-            let conceived = match nursery.take(&place).filter(|_| own_network) {
+            let held = nursery.held.as_ref();
+            if let Some(held) = held
+                && let Err(failure) =
+                    state(&setup, &sources).and_then(|state| held.give_files(&setup, &state))
+            {
+                return (Some(SpawnerReply::Failed { seq, failure }), Vec::new());
+            }
+            let conceived = match nursery.embryo_at(&place).filter(|_| own_network) {
                 Some(embryo) => Ok(embryo),
-                None => Embryo::conceive(proof, bounds, place, own_network),
+                None => Embryo::conceive(proof, bounds, place, own_network, nursery.held.as_ref()),
             };
             match conceived.and_then(|embryo| embryo.bear(&sources, *setup, &fds)) {
                 Ok(child) => {
@@ -104,6 +124,32 @@ fn serve(
         SpawnerRequest::Prepare { place } => {
             nursery.wish = Some(place);
             (None, Vec::new())
+        }
+        SpawnerRequest::Template => {
+            if let Some(socket) = fds.pop() {
+                // One that cannot be made is known by the end of its socket.
+                let _ = process::fork(proof, CloneFlags::default(), None, |proof| {
+                    if process::close_all_but(&[socket.as_fd()]).is_err() {
+                        return 1;
+                    }
+                    i32::from(serve_all(&proof, bounds, &socket, job).is_err())
+                });
+            }
+            (None, Vec::new())
+        }
+        SpawnerRequest::Take { seq, init, ids, uppers, into } => {
+            let take = Take { init, ids, uppers, into };
+            let nobody = || TakeError::Failed("no socket to init".to_owned());
+            let taken = fds.pop().ok_or_else(nobody).and_then(|fd| Held::take(&take, &fd));
+            let reply = match taken {
+                Ok((held, report)) => {
+                    let setup = Box::new(held.records.setup.clone());
+                    nursery.held = Some(held);
+                    SpawnerReply::Taken { seq, setup, report }
+                }
+                Err(why) => SpawnerReply::NotTaken { seq, why },
+            };
+            (Some(reply), Vec::new())
         }
         SpawnerRequest::Job { name, payload } => {
             if !fds.is_empty() {
@@ -124,6 +170,13 @@ fn serve(
     }
 }
 
+/// The sandbox's own directory on the host.
+fn state(setup: &Setup, sources: &[MountSource]) -> Result<String, Failure> {
+    let source = sources.get(setup.state);
+    let invalid = || Failure::new("finding a clone's directory", &io::ErrorKind::NotFound.into());
+    source.map(|source| source.path.clone()).ok_or_else(invalid)
+}
+
 /// How long nothing is asked before an embryo is made, so that making it is in nobody's way.
 const IDLE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
@@ -138,6 +191,8 @@ fn is_idle(socket: &OwnedFd) -> bool {
 struct Nursery {
     embryo: Option<Embryo>,
     wish: Option<Place>,
+    /// What a template makes its sandboxes from.
+    held: Option<Held>,
 }
 
 impl Nursery {
@@ -146,12 +201,12 @@ impl Nursery {
             // The old one ends before the new one needs its memory.
             self.embryo = None;
             // Without one, a sandbox is made in one go: the failure will be told then.
-            self.embryo = Embryo::conceive(proof, bounds, place, true).ok();
+            self.embryo = Embryo::conceive(proof, bounds, place, true, None).ok();
         }
     }
 
     /// The embryo at this place. What was wished for there is no longer needed.
-    fn take(&mut self, place: &Place) -> Option<Embryo> {
+    fn embryo_at(&mut self, place: &Place) -> Option<Embryo> {
         self.wish.take_if(|wish| wish == place);
         self.embryo.take_if(|embryo| embryo.waits_at(place))
     }

@@ -46,6 +46,16 @@ impl ServerEnds {
         }
     }
 
+    /// The pipes of stdin, stdout and stderr: where this is a terminal, none.
+    pub(crate) fn pipes(&self) -> [Option<&OwnedFd>; 3] {
+        if self.streams.tty {
+            return [None; 3];
+        }
+        let first = usize::from(self.streams.stdin);
+        let stdin = self.fds.first().filter(|_| self.streams.stdin);
+        [stdin, self.fds.get(first), self.fds.get(first + 1)]
+    }
+
     /// In the order that [`Streams`] documents.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.fds.iter().map(AsFd::as_fd).collect()

@@ -28,10 +28,15 @@ pub mod channel;
 pub mod fsid;
 pub mod host;
 pub mod landlock;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod ptrace;
+pub mod remote;
+pub mod schedule;
 pub mod seccomp;
 pub mod signal;
+pub mod stub;
 #[cfg(feature = "tokio")]
 pub mod watch;

@@ -119,6 +119,41 @@ pub fn fork(
     }
 }
 
+/// As [`fork`], but the child has the process id `pid` in the namespace of this process, for which
+/// this process needs `CAP_CHECKPOINT_RESTORE` over it.
+///
+/// # Errors
+/// `EEXIST` where a process has that id.
+pub fn fork_as(
+    _proof: &SingleThreaded,
+    pid: u32,
+    child: impl FnOnce(SingleThreaded) -> i32,
+) -> io::Result<()> {
+    let ids = [pid.cast_signed()];
+    // SAFETY: every field of clone_args is an integer; zero means "not used" for each.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.set_tid = ids.as_ptr() as u64;
+    args.set_tid_size = 1;
+    // SAFETY: as in `fork`; `ids` lives until the call returns.
+    let made = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            std::ptr::from_mut(&mut args),
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match made {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let proof = SingleThreaded { not_send: PhantomData };
+            let status = catch_unwind(AssertUnwindSafe(|| child(proof))).unwrap_or(101);
+            exit_now(status)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Ends this process at once: no destructors, no `atexit`.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit has no preconditions.
@@ -155,6 +190,30 @@ pub fn place_fds(fds: &[(BorrowedFd<'_>, RawFd)]) -> io::Result<()> {
         // SAFETY: dup2 onto a number that this process's Rust code may own. Only callers between
         // fork and exec reach this: they own nothing afterwards that they close or use.
         if unsafe { libc::dup2(source.as_raw_fd(), *target) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// As [`place_fds_alone`], each with whether it is closed on exec, and 0, 1 and 2 are closed too
+/// unless they are among the targets.
+pub fn replace_fds(fds: &[(BorrowedFd<'_>, RawFd, bool)]) -> io::Result<()> {
+    let pairs: Vec<_> = fds.iter().map(|&(source, target, _)| (source, target)).collect();
+    place_fds(&pairs)?;
+    let mut keep: Vec<u32> = fds.iter().map(|&(_, target, _)| target as u32).collect();
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep {
+        if fd > first {
+            close_range(first, fd - 1, 0)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first, u32::MAX, 0)?;
+    for &(_, target, _) in fds.iter().filter(|(.., close_on_exec)| *close_on_exec) {
+        // SAFETY: fcntl with integers; the descriptor is one that was just placed.
+        if unsafe { libc::fcntl(target, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }

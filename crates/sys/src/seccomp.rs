@@ -14,6 +14,7 @@
 //! | `clone` with a namespace flag, `unshare`, `setns`, mounts, modules, keys, bpf, perf, ... | `EPERM` | as Docker |
 //! | `socket`, `socketpair` of other families than Unix, IPv4, IPv6, netlink, packet | `EAFNOSUPPORT` | Docker stops only vsock and alg; the rest (tipc, rds, can, ...) load modules on demand and serve no guest |
 //! | netlink of other protocols than route, `sock_diag`, `kobject_uevent`, generic | `EPROTONOSUPPORT` | `getaddrinfo`, `ip` and `ss` need these; netfilter, xfrm and audit need `CAP_NET_ADMIN` anyway |
+//! | a number that no call has, [`crate::stub::TRAP_CALL`] | a stop for a tracer, else `ENOSYS` | live fork has processes make calls, and take up again what they did if it is killed meanwhile |
 //! | `prlimit64` of process 1 | `EPERM` | init runs as the sandbox's root: its limits would be the guest's to set |
 //! | `ioctl` `TIOCSTI`, `TIOCLINUX` | `EPERM` | they type into the terminal of whoever reads it next |
 //! | calls newer than the profile | `ENOSYS` | programs then take their older way, as with libseccomp |
@@ -94,6 +95,16 @@ impl Filter {
             )
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// The instructions as seccomp(2) reads them, `struct sock_filter` each, for a call that is made
+    /// by somebody else.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let instruction = |i: &libc::sock_filter| {
+            let (code, value) = (i.code.to_ne_bytes(), i.k.to_ne_bytes());
+            code.into_iter().chain([i.jt, i.jf]).chain(value)
+        };
+        self.program.iter().flat_map(instruction).collect()
     }
 
     /// Number of BPF instructions.

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::images::Rootfs;
 use crate::model::{CommandSpec, Net, Sandbox, SandboxId, SandboxSpec, State};
 use crate::sandbox::{Internal, LiveSandbox, as_record};
+use crate::spawner::Template;
 
 impl Engine {
     /// Makes a sandbox with a session and waits until it is usable.
@@ -99,7 +100,7 @@ impl Engine {
             return Err(error);
         }
         self.index().by_id.insert(id, Arc::clone(&live));
-        match self.spawn(&live, setup, cradle).await {
+        match self.spawn(&live, setup, cradle, Maker::Spawner).await {
             Ok(ready) => {
                 self.expect_another();
                 Ok((live, ready))
@@ -173,11 +174,12 @@ impl Engine {
     }
 
     /// Makes directories, groups and sockets, and has init cloned.
-    async fn spawn(
+    pub(super) async fn spawn(
         self: &Arc<Self>,
         live: &Arc<LiveSandbox>,
         setup: Setup,
         cradle: Option<Group>,
+        maker: Maker<'_>,
     ) -> Result<Ready> {
         let id = live.id().clone();
         let internal = live.internal();
@@ -191,7 +193,13 @@ impl Engine {
             .map_err(Error::io(format!("listening at {}", path.display())))?;
         let (ours, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
         let place = place(&self.mode, internal.slot, &group);
-        let spawned = self.spawner.spawn(place, internal.sources, setup, theirs, &listener).await?;
+        let sources = internal.sources;
+        let spawned = match maker {
+            Maker::Spawner => self.spawner.spawn(place, sources, setup, theirs, &listener).await?,
+            Maker::Template(template) => {
+                template.spawn(place, sources, setup, theirs, &listener).await?
+            }
+        };
         let pid = spawned.pid;
         let ready = live.connect(ours, spawned.pidfd, self.on_end())?;
         Ok(Ready { pid, ready })
@@ -214,7 +222,7 @@ impl Engine {
         }
     }
 
-    async fn finish_inner(&self, live: &LiveSandbox, ready: Ready) -> Result<()> {
+    pub(super) async fn finish_inner(&self, live: &LiveSandbox, ready: Ready) -> Result<()> {
         let Ready { pid, ready } = ready;
         match tokio::time::timeout(SETUP_WAIT, ready).await {
             Ok(Ok(Ok(()))) => {}
@@ -231,7 +239,7 @@ impl Engine {
     }
 
     /// Removes a sandbox that could not be made, and gives the error back.
-    async fn undo(self: &Arc<Self>, live: &Arc<LiveSandbox>, error: Error) -> Error {
+    pub(super) async fn undo(self: &Arc<Self>, live: &Arc<LiveSandbox>, error: Error) -> Error {
         let detail = format!("not made: {error}");
         if !live.has_init() {
             // The spawner may have died between making one and telling of it.
@@ -260,8 +268,16 @@ enum Purpose {
     },
 }
 
+/// Who clones a sandbox's init.
+pub(super) enum Maker<'a> {
+    /// The spawner.
+    Spawner,
+    /// Who holds the picture that it goes on from.
+    Template(&'a Template),
+}
+
 /// What tells that a sandbox is set up.
-struct Ready {
+pub(super) struct Ready {
     pid: u32,
     ready: tokio::sync::oneshot::Receiver<std::result::Result<(), InitError>>,
 }

@@ -57,6 +57,17 @@ impl LiveSandbox {
         }
     }
 
+    /// Takes up the commands that a clone began its life with.
+    pub(crate) async fn take_up_commands(&self) -> Result<()> {
+        let (InitOk::Commands(states), _) = self.ask(InitBody::List, &[]).await? else {
+            return Err(self.gone());
+        };
+        for state in states {
+            self.ask(InitBody::Adopt { command: state.id }, &[]).await?;
+        }
+        Ok(())
+    }
+
     /// Takes up the commands that another server started.
     pub(crate) async fn adopt_commands(&self) -> Result<()> {
         let (InitOk::Commands(states), _) = self.ask(InitBody::List, &[]).await? else {

@@ -15,7 +15,8 @@ const TIMED_OUT: u8 = 124;
 /// Runs a line and shows what it wrote once it has ended; its exit code.
 pub(super) async fn line(client: &Client, options: ExecOptions) -> Result<u8, Error> {
     let body = SessionRun {
-        command: options.shell.unwrap_or_default(),
+        // Words that are no line of their own are one together, as with ssh(1).
+        command: options.shell.unwrap_or_else(|| options.command.join(" ")),
         timeout_ms: options.timeout.map(|timeout| timeout.as_millis() as u64),
     };
     let url = Url::sandbox(&options.id).part("session");

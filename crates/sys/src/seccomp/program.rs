@@ -87,6 +87,7 @@ impl Backwards {
             Rule::Refuse(errno) => {
                 self.push(RETURN, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned(), 0, 0)
             }
+            Rule::Trace => self.push(RETURN, libc::SECCOMP_RET_TRACE, 0, 0),
             Rule::Switch(switch) => self.switch(switch),
         };
         self.written.push((rule, place));
@@ -179,6 +180,7 @@ mod tests {
         fn one(rule: Rule, args: [u64; 6]) -> u32 {
             match rule {
                 Rule::Allow => libc::SECCOMP_RET_ALLOW,
+                Rule::Trace => libc::SECCOMP_RET_TRACE,
                 Rule::Refuse(errno) => libc::SECCOMP_RET_ERRNO | errno as u32,
                 Rule::Switch(switch) => {
                     let low = args[usize::from(switch.argument)] as u32;

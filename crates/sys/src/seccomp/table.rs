@@ -20,6 +20,8 @@ pub(super) enum Rule {
     Allow,
     /// It fails with this errno.
     Refuse(i32),
+    /// Its thread stops for its tracer; without one it fails with `ENOSYS`.
+    Trace,
     /// It depends on an argument.
     Switch(&'static Switch),
 }
@@ -138,6 +140,7 @@ pub(super) fn rules() -> Vec<Rule> {
     ] {
         set(number as usize, Rule::Switch(switch));
     }
+    set(crate::stub::TRAP_CALL as usize, Rule::Trace);
     rules
 }
 

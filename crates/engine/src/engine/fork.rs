@@ -1,0 +1,191 @@
+//! Live fork: running copies of a running sandbox.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use forkyard_guest::proto::{InitBody, Setup, TakeReport};
+use forkyard_sys::channel;
+
+use super::Engine;
+use super::create::{Maker, Ready};
+use crate::clock::now;
+use crate::error::{Error, Result};
+use crate::model::{Fork, ForkReport, ForkSpec, Phase, Sandbox, SandboxId, State};
+use crate::sandbox::{Internal, LiveSandbox, as_record};
+use crate::spawner::{Source, Template};
+
+/// Most clones of one request.
+const CLONES_MAX: u32 = 1000;
+
+impl Engine {
+    /// Makes running copies of a running sandbox: its processes, their memory and its files. All
+    /// of them, or none.
+    pub async fn fork(self: &Arc<Self>, live: &Arc<LiveSandbox>, spec: ForkSpec) -> Result<Fork> {
+        let count = spec.count.unwrap_or(1);
+        if !(1..=CLONES_MAX).contains(&count) {
+            let what = format!("number of clones: {count} is not between 1 and {CLONES_MAX}");
+            return Err(Error::Invalid(what));
+        }
+        let names = names(spec.name.as_deref(), count)?;
+        let begun = Instant::now();
+        let turn = live.transition.lock().await;
+        if live.state() != State::Running {
+            return Err(live.wrong_state());
+        }
+        let files = self.layout.new_template()?;
+        let taken = self.take(live, &files).await;
+        drop(turn);
+        let result = match taken {
+            Ok((template, setup, report)) => {
+                let made = self.make_clones(live, &template, &setup, names).await;
+                made.map(|clones| Fork { report: fork_report(begun, report, &clones), clones })
+            }
+            Err(error) => Err(error),
+        };
+        self.layout.discard(&files)?;
+        self.trash.sweep();
+        result
+    }
+
+    /// Has a template take a sandbox's picture.
+    async fn take(
+        &self,
+        live: &LiveSandbox,
+        files: &std::path::Path,
+    ) -> Result<(Template, Setup, TakeReport)> {
+        let template = self.spawner.template().await?;
+        let (holder, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
+        live.ask(InitBody::Hold, &[std::os::fd::AsFd::as_fd(&theirs)]).await?;
+        drop(theirs);
+        let internal = live.internal();
+        let uppers = self.layout.sandbox(live.id()).join(internal.generation_name());
+        let source = Source {
+            init: live.info().pid.ok_or_else(|| Error::Gone(live.id().to_string()))?,
+            ids: self.mode.ids(internal.slot),
+            uppers: uppers.to_string_lossy().into_owned(),
+            into: files.to_string_lossy().into_owned(),
+        };
+        let (setup, report) = template.take(source, &holder).await?;
+        Ok((template, setup, report))
+    }
+
+    async fn make_clones(
+        self: &Arc<Self>,
+        source: &Arc<LiveSandbox>,
+        template: &Template,
+        setup: &Setup,
+        names: Vec<Option<String>>,
+    ) -> Result<Vec<Sandbox>> {
+        let mut begun: Vec<(Arc<LiveSandbox>, Option<Ready>)> = Vec::new();
+        let mut failed = None;
+        for name in names {
+            match self.begin_clone(source, template, setup, name).await {
+                Ok((live, ready)) => begun.push((live, Some(ready))),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        for (live, ready) in &mut begun {
+            if let Some(ready) = ready.take().filter(|_| failed.is_none()) {
+                failed = self.finish_clone(live, ready).await.err();
+            }
+        }
+        match failed {
+            None => Ok(begun.iter().map(|(live, _)| live.info()).collect()),
+            Some(mut error) => {
+                for (live, _) in &begun {
+                    error = self.undo(live, error).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn finish_clone(&self, live: &LiveSandbox, ready: Ready) -> Result<()> {
+        self.finish_inner(live, ready).await?;
+        live.take_up_commands().await
+    }
+
+    async fn begin_clone(
+        self: &Arc<Self>,
+        source: &LiveSandbox,
+        template: &Template,
+        setup: &Setup,
+        name: Option<String>,
+    ) -> Result<(Arc<LiveSandbox>, Ready)> {
+        let (id, slot) = (SandboxId::new(), self.reserve_slot()?);
+        if let Some(name) = &name
+            && let Err(error) = self.take_name(&id, name).await
+        {
+            self.release_slot(slot);
+            return Err(error);
+        }
+        let parent = source.info();
+        let mut setup = setup.clone();
+        let mut internal =
+            Internal { slot, generation: 1, group: None, oom_kills: 0, ..source.internal() };
+        internal.ephemeral = false;
+        if let Some(state) = internal.sources.get_mut(setup.state) {
+            state.path = self.layout.sandbox(&id).to_string_lossy().into_owned();
+        }
+        setup.hostname = name.clone().unwrap_or_else(|| id.to_string());
+        setup.generation = internal.generation_name();
+        let mut spec = parent.spec.clone();
+        spec.name.clone_from(&name);
+        let sandbox = Sandbox {
+            id: id.clone(),
+            name,
+            state: State::Creating,
+            reason: None,
+            created_at: now(),
+            started_at: None,
+            ended_at: None,
+            deadline: spec.timeout_ms.map(|ms| now().saturating_add(ms)),
+            parent: Some(parent.id.clone()),
+            pid: None,
+            spec,
+            usage: None,
+            image: parent.image,
+        };
+        setup.deadline = sandbox.deadline;
+        let live = LiveSandbox::new(Arc::clone(&self.store), sandbox.clone(), internal.clone());
+        let written = as_record(&sandbox, &internal).and_then(|record| self.store.insert(&record));
+        if let Err(error) = written {
+            self.release(&live);
+            return Err(error);
+        }
+        self.index().by_id.insert(id, Arc::clone(&live));
+        match self.spawn(&live, setup, None, Maker::Template(template)).await {
+            Ok(ready) => Ok((live, ready)),
+            Err(error) => Err(self.undo(&live, error).await),
+        }
+    }
+}
+
+/// Names of clones: PREFIX-1, PREFIX-2 ..., or PREFIX itself where there is one.
+fn names(prefix: Option<&str>, count: u32) -> Result<Vec<Option<String>>> {
+    let Some(prefix) = prefix else { return Ok(vec![None; count as usize]) };
+    let names: Vec<String> = match count {
+        1 => vec![prefix.to_owned()],
+        count => (1..=count).map(|n| format!("{prefix}-{n}")).collect(),
+    };
+    names.iter().try_for_each(|name| crate::check::name(name))?;
+    Ok(names.into_iter().map(Some).collect())
+}
+
+fn fork_report(begun: Instant, report: TakeReport, clones: &[Sandbox]) -> ForkReport {
+    let [processes, threads, files] = report.counts;
+    let phase = |(name, us)| Phase { name, us };
+    ForkReport {
+        stopped_us: report.stopped_us,
+        running_us: begun.elapsed().as_micros() as u64 / clones.len().max(1) as u64,
+        total_us: begun.elapsed().as_micros() as u64,
+        phases: report.parts.into_iter().map(phase).collect(),
+        memory: report.memory,
+        processes,
+        threads,
+        files,
+    }
+}

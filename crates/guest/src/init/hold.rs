@@ -1,0 +1,97 @@
+//! Holding still while a picture of the sandbox is taken.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use forkyard_sys::channel;
+use rustix::event::epoll;
+
+use super::{HOLD, Init, Reply, done};
+use crate::proto::{
+    CommandRecord, Failure, InitError, Records, SessionRecord, StreamRecord, encode,
+};
+
+/// The longest line that is taken along: no session runs a longer one.
+const LINE_MAX: u64 = 16 * 1024 * 1024;
+
+impl Init<'_> {
+    /// Awaits the word to hold still on this socket.
+    pub(super) fn expect_hold(&mut self, mut fds: Vec<OwnedFd>) -> Reply {
+        self.end_hold();
+        if let Some(socket) = fds.pop() {
+            let data = epoll::EventData::new_u64(HOLD);
+            if let Err(error) = epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN) {
+                let failure = Failure::new("epoll_ctl", &error.into());
+                return (Err(InitError::Failed(failure)), Vec::new());
+            }
+            self.holder = Some(socket);
+        }
+        done()
+    }
+
+    /// Tells what there is, and does nothing until it may go on. Whoever takes the picture is
+    /// bound to end, and with it this.
+    pub(super) fn hold(&mut self) {
+        if let Some(holder) = &self.holder
+            && let Ok(Some(_)) = channel::receive(holder)
+            && let Ok(bytes) = encode(&self.records())
+            && channel::send(holder, &bytes, &[]).is_ok()
+        {
+            let _ = channel::receive(holder);
+        }
+        self.end_hold();
+    }
+
+    fn end_hold(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            let _ = epoll::delete(&self.epoll, &holder);
+        }
+    }
+
+    fn records(&self) -> Records {
+        let running = self.commands.values().filter(|command| command.state.exit.is_none());
+        let commands = running.map(|command| CommandRecord {
+            state: command.state.clone(),
+            streams: command.ends.pipes().map(|pipe| pipe.and_then(identity)),
+            owner: owner(command.ends.pipes().into_iter().flatten().next()),
+            timeout_ms: command
+                .terminate_at
+                .map(|at| at.saturating_duration_since(Instant::now()).as_millis() as u64),
+        });
+        let session = self.session.as_ref().map(|session| SessionRecord {
+            pid: session.pid.as_raw_nonzero().get().cast_unsigned(),
+            streams: session
+                .pipes
+                .shell_fds()
+                .into_iter()
+                .filter_map(|(fd, _)| identity(&fd))
+                .collect(),
+            owner: owner(Some(session.pipes.line())),
+            line: line(session.pipes.line()),
+        });
+        Records {
+            setup: self.setup.clone(),
+            commands: commands.collect(),
+            next_command: self.next_command,
+            session,
+            workers: self.workers.keys().copied().collect(),
+        }
+    }
+}
+
+fn identity(fd: &impl AsFd) -> Option<StreamRecord> {
+    rustix::fs::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+fn owner(fd: Option<&OwnedFd>) -> (u32, u32) {
+    let stat = fd.and_then(|fd| rustix::fs::fstat(fd).ok());
+    stat.map_or((0, 0), |stat| (stat.st_uid, stat.st_gid))
+}
+
+fn line(fd: &OwnedFd) -> Vec<u8> {
+    let length = rustix::fs::fstat(fd).map_or(0, |stat| stat.st_size as u64).min(LINE_MAX);
+    let mut bytes = vec![0; length as usize];
+    let read = rustix::io::pread(fd, bytes.as_mut_slice(), 0).unwrap_or(0);
+    bytes.truncate(read);
+    bytes
+}

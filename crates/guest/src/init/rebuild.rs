@@ -1,0 +1,154 @@
+//! Going on from a picture: the commands and the session of another sandbox, in this one.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use forkyard_snapshot::{Home, copy_tree};
+use forkyard_sys::landlock::Wall;
+use rustix::process::Pid;
+
+use super::{Command, Init, Session};
+use crate::proto::{CommandRecord, CommandState, Failure, SessionRecord, Start};
+use crate::session::Pipes;
+use crate::streams;
+use crate::template::{Held, IN_MEMORY, number_of_command, number_of_session};
+
+impl Init<'_> {
+    /// Builds the processes of a picture, and takes up their commands and session.
+    pub(super) fn rebuild(&mut self, held: &Held) -> Result<(), Failure> {
+        let failed = |e: io::Error| Failure::new("letting go of the memory of a fork", &e);
+        self.fill_memory_files()?;
+        let mut lent = Lent {
+            ends: BTreeMap::new(),
+            wall: self.confinement.wall.as_ref(),
+            filter: self.confinement.bounds.filter_bytes(),
+        };
+        let mut commands = Vec::new();
+        for record in &held.records.commands {
+            commands.push(take_up(record, held, &mut lent)?);
+        }
+        let session = held.records.session.as_ref();
+        let session = session.map(|record| take_session(record, held, &mut lent)).transpose()?;
+        forkyard_snapshot::build(&self.proof, held.picture(), held.stage(), &mut lent)
+            .map_err(|error| Failure { what: error.to_string(), errno: 5 })?;
+        drop(lent);
+        held.stage().release().map_err(failed)?;
+        self.next_command = held.records.next_command;
+        self.commands = commands.into_iter().map(|command| (command.state.id, command)).collect();
+        if let Some(session) = session {
+            self.sessions = 1;
+            self.session = Some(session);
+        }
+        Ok(())
+    }
+}
+
+impl Init<'_> {
+    /// Puts copies of what file systems in memory held where they belong.
+    fn fill_memory_files(&self) -> Result<(), Failure> {
+        let from = self.builder.generation(&self.setup)?;
+        for (name, place) in IN_MEMORY {
+            let copy = format!("{from}/{name}");
+            copy_tree(Path::new(&copy), &Path::new("/").join(place), 0)
+                .map_err(|error| Failure { what: error.to_string(), errno: 5 })?;
+            std::fs::remove_dir_all(&copy)
+                .map_err(|e| Failure::new("removing copies of files in memory", &e))?;
+        }
+        Ok(())
+    }
+}
+
+fn take_up(record: &CommandRecord, held: &Held, lent: &mut Lent<'_>) -> Result<Command, Failure> {
+    let start = Start {
+        argv: Vec::new(),
+        shell: false,
+        env: Vec::new(),
+        cwd: None,
+        user: None,
+        tty: None,
+        stdin: record.state.stdin,
+        detach: true,
+        timeout_ms: None,
+    };
+    let (uid, gid) = record.owner;
+    let (ends, server_ends) = streams::make(&start, uid, gid)?;
+    let id = record.state.id;
+    if let Some(stdin) = server_ends.pipes()[0]
+        && let Some(unread) = held.picture().inputs.get(&number_of_command(id, 0))
+    {
+        refill(stdin, unread)?;
+    }
+    for (stream, end) in [ends.stdin, ends.stdout, ends.stderr].into_iter().enumerate() {
+        lent.ends.insert(number_of_command(id, stream as u64), end);
+    }
+    Ok(Command {
+        // Whoever waited for the original does not wait for this one.
+        state: CommandState { detach: true, ..record.state.clone() },
+        ends: server_ends,
+        terminate_at: record
+            .timeout_ms
+            .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
+        kill_at: None,
+        timed_out: false,
+    })
+}
+
+fn take_session(
+    record: &SessionRecord,
+    held: &Held,
+    lent: &mut Lent<'_>,
+) -> Result<Session, Failure> {
+    let (uid, gid) = record.owner;
+    let pipes = Pipes::new(uid, gid)?;
+    refill(pipes.line(), &record.line)?;
+    for n in 0..record.streams.len() as u64 {
+        if let Some(unread) = held.picture().inputs.get(&number_of_session(n)) {
+            refill(pipes.trigger(), unread)?;
+        }
+    }
+    let (ends, pipes) = pipes.into_shell_ends();
+    for (n, end) in ends.into_iter().enumerate() {
+        lent.ends.insert(number_of_session(n as u64), end);
+    }
+    let pid = Pid::from_raw(record.pid.cast_signed());
+    let pid = pid.ok_or_else(|| Failure::new("the session's shell", &invalid()))?;
+    Ok(Session { pid, generation: 1, pipes })
+}
+
+fn refill(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Failure> {
+    while !bytes.is_empty() {
+        let written = rustix::io::write(fd, bytes)
+            .map_err(|e| Failure::new("filling a pipe again", &e.into()))?;
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn invalid() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+/// What this sandbox lends to what is built in it.
+struct Lent<'a> {
+    ends: BTreeMap<u64, OwnedFd>,
+    wall: Option<&'a Wall>,
+    filter: Vec<u8>,
+}
+
+impl Home for Lent<'_> {
+    fn outside(&mut self, number: u64) -> io::Result<OwnedFd> {
+        let end = self.ends.get(&number).ok_or_else(invalid)?;
+        end.try_clone()
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        self.wall.map_or(Ok(()), Wall::restrict)
+    }
+
+    fn filter(&self) -> Vec<u8> {
+        self.filter.clone()
+    }
+}

@@ -1,0 +1,169 @@
+//! A template: a fork of the spawner that holds the picture of a sandbox and makes sandboxes that
+//! go on from there.
+//!
+//! Everything that a clone starts with is in its memory, so that each clone's init, its fork, has
+//! it without a copy.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use forkyard_snapshot::{Error, Outside, Picture, Stage, Subject, Taken, Times, copy_tree};
+use forkyard_sys::channel;
+use rustix::process::Pid;
+
+use crate::proto::{Failure, Ids, Records, Setup, TakeError, TakeReport, decode};
+
+/// What a template has taken.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) records: Records,
+    taken: Taken,
+    /// Where copies of the sandbox's files are.
+    files: String,
+}
+
+/// Names, beside those of uppers, of what is copied of file systems in memory, and where these are.
+pub(crate) const IN_MEMORY: [(&str, &str); 2] = [("tmp", "tmp"), ("shm", "dev/shm")];
+
+/// How often it is tried when processes come and go.
+const TRIES: u32 = 20;
+
+/// What a template is asked to take.
+pub(crate) struct Take {
+    pub(crate) init: u32,
+    pub(crate) ids: Ids,
+    pub(crate) uppers: String,
+    pub(crate) into: String,
+}
+
+impl Held {
+    /// Takes the picture of a sandbox whose init holds still when it is told so through `holder`.
+    pub(crate) fn take(what: &Take, holder: &OwnedFd) -> Result<(Self, TakeReport), TakeError> {
+        let failed = |what: &str, error: io::Error| TakeError::Failed(format!("{what}: {error}"));
+        let init = Pid::from_raw(what.init.cast_signed())
+            .ok_or_else(|| TakeError::Failed("no process".to_owned()))?;
+        channel::send(holder, b"hold", &[]).map_err(|e| failed("having init hold still", e))?;
+        let message = channel::receive(holder).map_err(|e| failed("having init hold still", e))?;
+        let message = message.ok_or_else(|| TakeError::Failed("init is gone".to_owned()))?;
+        let records: Records = decode(&message.bytes)
+            .map_err(|error| TakeError::Failed(format!("what init tells: {error}")))?;
+        let subject = Subject { init, leave: workers(init, &records), outside: outside(&records) };
+        let mut tries = 0;
+        let (taken, ()) = loop {
+            tries += 1;
+            match forkyard_snapshot::take(&subject, || copy_files(what, &records, init)) {
+                Err(Error::Unsteady(_)) if tries < TRIES => {
+                    // Long enough for a program to be started.
+                    std::thread::sleep(Duration::from_millis(u64::from(tries)));
+                }
+                done => break done.map_err(|error| take_error(&error))?,
+            }
+        };
+        let report = report(&taken);
+        Ok((Self { records, taken, files: what.into.clone() }, report))
+    }
+
+    pub(crate) fn picture(&self) -> &Picture {
+        &self.taken.picture
+    }
+
+    pub(crate) fn stage(&self) -> &Stage {
+        &self.taken.stage
+    }
+
+    /// Gives a clone its files: `state` is its own directory on the host.
+    pub(crate) fn give_files(&self, setup: &Setup, state: &str) -> Result<(), Failure> {
+        let target = Path::new(state).join(&setup.generation);
+        std::fs::create_dir(&target)
+            .map_err(|e| Failure::new(format!("making {}", target.display()), &e))?;
+        copy_tree(Path::new(&self.files), &target, 0)
+            .map_err(|error| Failure { what: error.to_string(), errno: 5 })
+    }
+}
+
+/// Copies what the sandbox wrote, while it is stopped.
+fn copy_files(what: &Take, records: &Records, init: Pid) -> Result<(), Error> {
+    let into = Path::new(&what.into);
+    // A try before this one may have left some.
+    if let Ok(entries) = std::fs::read_dir(into) {
+        for entry in entries.flatten() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    for overlay in &records.setup.overlays {
+        let from = Path::new(&what.uppers).join(&overlay.name);
+        copy_tree(&from, &into.join(&overlay.name), 0)?;
+    }
+    // In memory, files have the ids that the host sees.
+    let shift = if let Ids::Range { base } = what.ids { base } else { 0 };
+    for (name, place) in IN_MEMORY {
+        let from = format!("/proc/{init}/root/{place}");
+        copy_tree(Path::new(&from), &into.join(name), shift)?;
+    }
+    Ok(())
+}
+
+/// Host ids of init's own children.
+fn workers(init: Pid, records: &Records) -> Vec<Pid> {
+    if records.workers.is_empty() {
+        return Vec::new();
+    }
+    let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"));
+    let inner = |pid: &Pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        line.and_then(|line| line.split_ascii_whitespace().last()?.parse::<u32>().ok())
+    };
+    let children = children.unwrap_or_default();
+    let pids =
+        children.split_ascii_whitespace().filter_map(|word| Pid::from_raw(word.parse().ok()?));
+    pids.filter(|pid| inner(pid).is_some_and(|inner| records.workers.contains(&inner))).collect()
+}
+
+fn outside(records: &Records) -> Outside {
+    let mut outside = Outside::new();
+    for command in &records.commands {
+        for (stream, pipe) in command.streams.iter().enumerate() {
+            if let Some(pipe) = pipe {
+                outside.insert(*pipe, number_of_command(command.state.id, stream as u64));
+            }
+        }
+    }
+    if let Some(session) = &records.session {
+        for (n, pipe) in session.streams.iter().enumerate() {
+            outside.insert(*pipe, number_of_session(n as u64));
+        }
+    }
+    outside
+}
+
+/// The number of a command's stream among what leads out of a sandbox.
+pub(crate) fn number_of_command(command: u32, stream: u64) -> u64 {
+    u64::from(command) << 8 | stream
+}
+
+/// The number of a session's.
+pub(crate) fn number_of_session(stream: u64) -> u64 {
+    u64::MAX - stream
+}
+
+fn take_error(error: &Error) -> TakeError {
+    match error {
+        Error::Refused { .. } => TakeError::Refused(error.to_string()),
+        Error::Unsteady(_) => TakeError::Unsteady(error.to_string()),
+        Error::Failed { .. } => TakeError::Failed(error.to_string()),
+    }
+}
+
+fn report(taken: &Taken) -> TakeReport {
+    let Times { stopped, parts, .. } = &taken.times;
+    let us = |time: &Duration| time.as_micros() as u64;
+    TakeReport {
+        stopped_us: us(stopped),
+        parts: parts.iter().map(|(name, time)| (name.clone(), us(time))).collect(),
+        memory: taken.stage.filled(),
+        counts: taken.picture.counts(),
+    }
+}

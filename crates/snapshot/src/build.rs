@@ -1,0 +1,242 @@
+//! Building a picture's processes again, by the init of another sandbox.
+
+mod files;
+mod memory;
+mod program;
+mod task;
+mod thread;
+mod tree;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use forkyard_sys::memory::Pages;
+use forkyard_sys::process::{self, SingleThreaded};
+
+use self::tree::{Node, Role};
+use crate::error::{Context, Error, Result};
+use crate::picture::Picture;
+use crate::stage::Stage;
+
+/// How long building may take. Only a host that is out of memory takes more than milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a sandbox lends to the processes that are built in it.
+pub trait Home {
+    /// The descriptor that a process had which led out of its sandbox, by the number that it had in
+    /// [`crate::Subject::outside`].
+    fn outside(&mut self, number: u64) -> io::Result<OwnedFd>;
+
+    /// Puts a child of init behind the wall that the sandbox has for commands, if any.
+    fn enter(&self) -> io::Result<()>;
+
+    /// The filter that holds every process, as [`forkyard_sys::seccomp::Filter::to_bytes`].
+    fn filter(&self) -> Vec<u8>;
+}
+
+/// Builds all processes of a picture, whose memory this process holds as a fork of the one that
+/// took it; they run when this returns.
+pub fn build(
+    proof: &SingleThreaded,
+    picture: &Picture,
+    stage: &Stage,
+    home: &mut dyn Home,
+) -> Result<()> {
+    let nodes = tree::plan(picture)?;
+    let files = files::open_all(picture, home)?;
+    let control = Control::new(stage.work())?;
+    let site = Site {
+        picture,
+        files: &files,
+        control: &control,
+        home,
+        nodes: &nodes,
+        work: stage.work() + WORK,
+    };
+    for &root in nodes.roots() {
+        site.fork(proof, root).context(|| "clone3 with a process id".to_owned())?;
+    }
+    site.release()
+}
+
+/// From the control page to where a process keeps its program.
+const WORK: u64 = 1024 * 1024;
+
+/// What the processes being built have in common.
+struct Site<'a> {
+    picture: &'a Picture,
+    files: &'a files::Files,
+    control: &'a Control,
+    home: &'a dyn Home,
+    nodes: &'a tree::Plan,
+    /// The first address of room that each has for itself.
+    work: u64,
+}
+
+impl Site<'_> {
+    fn fork(&self, proof: &SingleThreaded, index: usize) -> io::Result<()> {
+        let Some(node) = self.nodes.node(index) else { return Ok(()) };
+        process::fork_as(proof, node.pid, |proof| {
+            let failed = match self.grow(&proof, node) {
+                Ok(status) => return status,
+                Err(error) => error,
+            };
+            self.control.fail(&format!("building process {}: {failed}", node.pid));
+            125
+        })
+    }
+
+    /// In the child: its own children, then itself.
+    fn grow(&self, proof: &SingleThreaded, node: &Node) -> Result<i32> {
+        if node.enters {
+            self.home.enter().context(|| "landlock_restrict_self".to_owned())?;
+        }
+        let fork_all = |children: &[usize]| -> Result<()> {
+            for &child in children {
+                self.fork(proof, child).context(|| "clone3 with a process id".to_owned())?;
+            }
+            Ok(())
+        };
+        fork_all(&node.early)?;
+        if node.leads_session {
+            rustix::process::setsid().context(|| "setsid".to_owned())?;
+        }
+        if node.leads_group && !node.leads_session {
+            rustix::process::setpgid(None, None).context(|| "setpgid".to_owned())?;
+        }
+        fork_all(&node.children)?;
+        for &orphan in &node.orphans {
+            self.orphan(proof, orphan)?;
+        }
+        let all = self.nodes.count();
+        self.control.arrive(FORKED, all)?;
+        if !node.leads_group && !node.leads_session {
+            let group = rustix::process::Pid::from_raw(node.group.cast_signed());
+            rustix::process::setpgid(None, group).context(|| "setpgid".to_owned())?;
+        }
+        self.control.arrive(GROUPED, all)?;
+        match node.role {
+            Role::Temporary => Ok(0),
+            Role::Zombie(status) => Ok(end_as(status)),
+            Role::Alive(index) => task::become_it(proof, self, index),
+        }
+    }
+
+    /// Forks a child that is left to init at once: by way of a process that ends.
+    fn orphan(&self, proof: &SingleThreaded, index: usize) -> Result<()> {
+        let forked = process::fork_as(proof, self.nodes.spare(index), |proof| {
+            i32::from(self.fork(&proof, index).is_err())
+        });
+        forked.context(|| "clone3 with a process id".to_owned())?;
+        let pid = rustix::process::Pid::from_raw(self.nodes.spare(index).cast_signed());
+        let waited = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty());
+        match waited.context(|| "waitpid".to_owned())? {
+            Some((_, status)) if status.exit_status() == Some(0) => Ok(()),
+            _ => Err(Error::Unsteady("a child was not made".to_owned())),
+        }
+    }
+
+    /// Waits until all are what they shall be, and lets them go.
+    fn release(&self) -> Result<()> {
+        let wanted = self.nodes.alive();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(message) = self.control.failure() {
+                return Err(Error::Failed { what: message, source: io::ErrorKind::Other.into() });
+            }
+            let ready = self.control.pages.load(READY);
+            if ready == wanted {
+                break;
+            }
+            if Instant::now() > end {
+                let what = format!("building: {ready} of {wanted} processes are there");
+                return Err(Error::Failed { what, source: io::ErrorKind::TimedOut.into() });
+            }
+            self.control.pages.wait_while(READY, ready, Duration::from_millis(5));
+        }
+        self.control.pages.store_and_wake(GO, 1);
+        Ok(())
+    }
+}
+
+/// Ends as the original ended.
+fn end_as(status: i32) -> i32 {
+    let signal = status & 0x7f;
+    if signal == 0 {
+        return status >> 8 & 0xff;
+    }
+    let _ = forkyard_sys::signal::set_blocked(false);
+    let _ = process::kill(rustix::process::getpid().as_raw_nonzero().get(), signal);
+    128 + signal
+}
+
+/// Offsets of words in the control page.
+const FORKED: u64 = 0;
+const GROUPED: u64 = 4;
+const READY: u64 = 8;
+const GO: u64 = 12;
+/// The stub's three words when a call fails.
+const FAILED_CALL: u64 = 64;
+/// Length of a message, then the message.
+const MESSAGE: u64 = 128;
+const LENGTH: u64 = 4096;
+
+/// A page that init and all processes being built share.
+struct Control {
+    pages: Pages,
+}
+
+impl Control {
+    fn new(at: u64) -> Result<Self> {
+        let pages = Pages::map_shared(at, LENGTH).context(|| "mapping a shared page".to_owned())?;
+        Ok(Self { pages })
+    }
+
+    fn address(&self, offset: u64) -> u64 {
+        self.pages.start() + offset
+    }
+
+    /// Counts this process in, and waits for the others.
+    fn arrive(&self, offset: u64, all: u32) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        let mut here = self.pages.add_and_wake(offset, 1);
+        while here < all {
+            if Instant::now() > end || self.pages.load(MESSAGE) != 0 {
+                return Err(Error::Unsteady("another process was not built".to_owned()));
+            }
+            self.pages.wait_while(offset, here, Duration::from_millis(50));
+            here = self.pages.load(offset);
+        }
+        Ok(())
+    }
+
+    /// Says why this process could not be built: the first to say so is heard.
+    fn fail(&self, message: &str) {
+        let bytes: Vec<u8> = message.bytes().take((LENGTH - MESSAGE) as usize / 4 - 1).collect();
+        if self.pages.load(MESSAGE) == 0 {
+            for (n, byte) in bytes.iter().enumerate() {
+                self.pages.store_and_wake(MESSAGE + 4 + 4 * n as u64, u32::from(*byte));
+            }
+            self.pages.store_and_wake(MESSAGE, bytes.len() as u32);
+        }
+        self.pages.add_and_wake(READY, 1 << 30);
+    }
+
+    /// What failed, if anything did.
+    fn failure(&self) -> Option<String> {
+        let word = |offset| u64::from(self.pages.load(offset));
+        let length = word(MESSAGE);
+        if length != 0 {
+            let bytes = (0..length).map(|n| word(MESSAGE + 4 + 4 * n) as u8).collect();
+            return String::from_utf8(bytes).ok();
+        }
+        let result = word(FAILED_CALL + 8) as u32;
+        if result == 0 {
+            return None;
+        }
+        let error = io::Error::from_raw_os_error(-result.cast_signed());
+        let (call, pid) = (word(FAILED_CALL), word(FAILED_CALL + 16));
+        Some(format!("building process {pid}: system call {call}: {error}"))
+    }
+}

@@ -1,0 +1,146 @@
+//! Becoming a process of the picture: what Rust can still do, then a program for the stub.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use forkyard_sys::process::{self, SingleThreaded};
+use forkyard_sys::stub::Op;
+use rustix::fs::Mode;
+
+use super::memory::{self, Numbers};
+use super::program::Program;
+use super::thread;
+use super::{GO, READY, Site};
+use crate::error::{Context, Result};
+use crate::picture::{Alive, Body};
+
+/// `SECCOMP_SET_MODE_FILTER` with `SECCOMP_FILTER_FLAG_TSYNC`.
+const FILTER: [u64; 2] = [1, 1];
+
+/// Becomes the process with this index.
+pub(super) fn become_it(proof: &SingleThreaded, site: &Site<'_>, index: usize) -> Result<i32> {
+    let process = site.picture.processes.get(index);
+    let Some((process, Body::Alive(alive))) = process.map(|process| (process, &process.body))
+    else {
+        return Ok(0);
+    };
+    rustix::process::chdir(alive.directory.as_slice())
+        .context(|| format!("entering {}", String::from_utf8_lossy(&alive.directory)))?;
+    rustix::process::umask(Mode::from_raw_mode(alive.umask));
+    let score = std::fs::write("/proc/self/oom_score_adj", alive.oom_score.to_string());
+    // Without a right over the host it can only be raised.
+    let _ = score;
+    let numbers = place_descriptors(site, alive)?;
+    let mut program = Program::new(site.work);
+    let ops = ops(&mut program, site, process.pid, alive, &numbers)?;
+    match program.run(proof, site.control, process.pid, &ops)? {}
+}
+
+/// Puts descriptors where they belong; what is mapped is above all of them.
+fn place_descriptors(site: &Site<'_>, alive: &Alive) -> Result<Numbers> {
+    let mut fds: Vec<(BorrowedFd<'_>, i32, bool)> = Vec::new();
+    for descriptor in &alive.descriptors {
+        if let Some(file) = site.files.descriptions.get(descriptor.description) {
+            let number = descriptor.number.cast_signed();
+            fds.push((file.as_fd(), number, descriptor.close_on_exec));
+        }
+    }
+    let above = fds.iter().map(|&(_, number, _)| number).max().unwrap_or(2) + 1;
+    let mut numbers = Numbers { first: above, ..Numbers::default() };
+    let mut next = above;
+    for file in memory::files(alive) {
+        if let Some(fd) = site.files.mapped.get(&file) {
+            fds.push((fd.as_fd(), next, false));
+            numbers.by_file.insert(file, next);
+            next += 1;
+        }
+    }
+    process::replace_fds(&fds).context(|| "placing descriptors".to_owned())?;
+    Ok(numbers)
+}
+
+/// What the stub does to make this process what it was.
+fn ops(
+    program: &mut Program,
+    site: &Site<'_>,
+    pid: u32,
+    alive: &Alive,
+    numbers: &Numbers,
+) -> Result<Vec<Op>> {
+    let mut ops = memory::ops(program, site, alive, numbers)?;
+    ops.push(Op::call(
+        libc::SYS_close_range,
+        [u64::from(numbers.first.cast_unsigned()), u64::from(u32::MAX), 0, 0, 0, 0],
+    ));
+    signal_actions(program, alive, &mut ops);
+    let gate = program.put_words(&[0]);
+    let (leader, others) = alive
+        .threads
+        .split_first()
+        .ok_or_else(|| crate::error::unreadable("a picture: a process without threads"))?;
+    for other in others {
+        ops.push(thread::start(program, pid, other, gate));
+    }
+    thread::settle(program, pid, leader, &mut ops);
+    for arrived in 0..others.len() as u32 {
+        ops.push(Op::wait_while(gate, arrived));
+    }
+    let filter = site.home.filter();
+    let count = filter.len() as u64 / 8;
+    let filter = program.put(&filter);
+    let description = program.put_words(&[count, filter]);
+    let [mode, flags] = FILTER;
+    ops.push(Op::call(libc::SYS_seccomp, [mode, flags, description, 0, 0, 0]).must());
+    let prctl = |what: i32, value: u64| Op::call(libc::SYS_prctl, [what as u64, value, 0, 0, 0, 0]);
+    ops.push(prctl(libc::PR_SET_DUMPABLE, u64::from(alive.dumpable)));
+    if alive.subreaper {
+        ops.push(prctl(libc::PR_SET_CHILD_SUBREAPER, 1));
+    }
+    limits(program, alive, &mut ops);
+    drain(program, &mut ops);
+    for signal in &alive.pending {
+        thread::queue(program, pid, None, signal, &mut ops);
+    }
+    // Ready: on the word that all share, and then as one.
+    let (ready, go) = (site.control.address(READY), site.control.address(GO));
+    ops.push(Op::add(ready, 1));
+    ops.push(thread::wake(ready));
+    ops.push(Op::wait_while(go, 0));
+    ops.push(Op::call(libc::SYS_munmap, [site.control.address(0), 4096, 0, 0, 0, 0]));
+    ops.push(Op::add(gate, 1 << 16));
+    ops.push(thread::wake(gate));
+    timers(program, alive, &mut ops);
+    if let Some(signal) = alive.stopped {
+        ops.push(Op::call(libc::SYS_kill, [u64::from(pid), signal as u64, 0, 0, 0, 0]));
+    }
+    ops.push(thread::leave(program, leader));
+    Ok(ops)
+}
+
+fn signal_actions(program: &mut Program, alive: &Alive, ops: &mut Vec<Op>) {
+    for (n, action) in alive.actions.iter().enumerate() {
+        let Some(action) = action else { continue };
+        let at = program.put_words(&[action.handler, action.flags, action.restorer, action.mask]);
+        ops.push(Op::call(libc::SYS_rt_sigaction, [n as u64 + 1, at, 0, 8, 0, 0]));
+    }
+}
+
+/// Takes away what came while the process was built: of children that were to be zombies.
+fn drain(program: &mut Program, ops: &mut Vec<Op>) {
+    let all = program.put_words(&[u64::MAX]);
+    let none = program.put_words(&[0, 0]);
+    ops.push(Op::call(libc::SYS_rt_sigtimedwait, [all, 0, none, 8, 0, 0]));
+}
+
+fn limits(program: &mut Program, alive: &Alive, ops: &mut Vec<Op>) {
+    for (which, &(soft, hard)) in alive.limits.iter().enumerate() {
+        let at = program.put_words(&[soft, hard]);
+        ops.push(Op::call(libc::SYS_prlimit64, [0, which as u64, at, 0, 0, 0]));
+    }
+}
+
+fn timers(program: &mut Program, alive: &Alive, ops: &mut Vec<Op>) {
+    for (which, timer) in alive.timers.iter().enumerate().filter(|(_, timer)| **timer != [0; 4]) {
+        let at = program.put_words(timer);
+        ops.push(Op::call(libc::SYS_setitimer, [which as u64, at, 0, 0, 0, 0]));
+    }
+}

@@ -1,0 +1,200 @@
+//! One thread: started, made what it was, and let go.
+
+use forkyard_sys::schedule::{self, Attributes};
+use forkyard_sys::stub::Op;
+
+use super::program::Program;
+use crate::picture::{Credentials, Signal, Thread};
+
+/// Memory, files, signals and all else in common.
+const FLAGS: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM) as u64;
+
+/// `struct clone_args` up to `set_tid_size`.
+const CLONE_ARGS: usize = 10;
+
+/// `CAP_*` sets as capset(2) takes them, version 3.
+const CAPABILITY_VERSION: u64 = 0x2008_0522;
+
+/// Starts a thread, which counts itself in at the gate, and waits there for the leader to open it.
+pub(super) fn start(program: &mut Program, pid: u32, thread: &Thread, gate: u64) -> Op {
+    let mut ops = Vec::new();
+    settle(program, pid, thread, &mut ops);
+    ops.push(Op::add(gate, 1));
+    ops.push(wake(gate));
+    ops.push(Op::wait_below(gate, 1 << 16));
+    ops.push(leave(program, thread));
+    let ops = program.put_ops(&ops);
+    let id = program.put_words(&[u64::from(thread.tid)]);
+    let mut args = [0; CLONE_ARGS];
+    // flags, then set_tid and set_tid_size: clone3(2).
+    [args[0], args[8], args[9]] = [FLAGS, id, 1];
+    let args = program.put_words(&args);
+    Op::call(libc::SYS_clone3, [args, CLONE_ARGS as u64 * 8, 0, 0, 0, 0]).fork(ops).must()
+}
+
+/// All that a thread has for itself but registers, mask and alternate stack.
+pub(super) fn settle(program: &mut Program, pid: u32, thread: &Thread, ops: &mut Vec<Op>) {
+    let call = Op::call;
+    let word = |n: usize| thread.registers.get(n).copied().unwrap_or_default();
+    for (what, base) in [(0x1002, word(21)), (0x1001, word(22))] {
+        // ARCH_SET_FS, ARCH_SET_GS
+        ops.push(call(libc::SYS_arch_prctl, [what, base, 0, 0, 0, 0]).must());
+    }
+    ops.push(call(libc::SYS_set_tid_address, [thread.clear_tid, 0, 0, 0, 0, 0]));
+    let (head, length) = thread.robust_list;
+    if head != 0 {
+        ops.push(call(libc::SYS_set_robust_list, [head, length, 0, 0, 0, 0]).must());
+    }
+    let (address, length, signature) = thread.rseq;
+    if address != 0 {
+        let args = [address, u64::from(length), 0, u64::from(signature), 0, 0];
+        ops.push(call(libc::SYS_rseq, args).must());
+    }
+    let mut name = thread.name.clone();
+    name.resize(16, 0);
+    let name = program.put(&name);
+    let prctl = |what: i32, value: u64| call(libc::SYS_prctl, [what as u64, value, 0, 0, 0, 0]);
+    ops.push(prctl(libc::PR_SET_NAME, name));
+    ops.push(prctl(libc::PR_SET_TIMERSLACK, thread.timer_slack));
+    let affinity = program.put(&thread.affinity);
+    let length = thread.affinity.len() as u64;
+    ops.push(call(libc::SYS_sched_setaffinity, [0, length, affinity, 0, 0, 0]));
+    let scheduling = thread.scheduling;
+    let attributes = program.put(&schedule::to_bytes(Attributes {
+        policy: scheduling.policy,
+        flags: scheduling.flags,
+        nice: scheduling.nice,
+        priority: scheduling.priority,
+    }));
+    ops.push(call(libc::SYS_sched_setattr, [0, attributes, 0, 0, 0, 0]));
+    credentials(program, &thread.credentials, ops);
+    // After the ids: their change takes it away.
+    ops.push(prctl(libc::PR_SET_PDEATHSIG, thread.death_signal as u64));
+    for signal in &thread.pending {
+        queue(program, pid, Some(thread.tid), signal, ops);
+    }
+}
+
+fn credentials(program: &mut Program, who: &Credentials, ops: &mut Vec<Op>) {
+    let call = Op::call;
+    let prctl = |what: i32, a: u64, b: u64| call(libc::SYS_prctl, [what as u64, a, b, 0, 0, 0]);
+    let groups: Vec<u8> = who.groups.iter().flat_map(|group| group.to_le_bytes()).collect();
+    let groups = program.put(&groups);
+    // With a single id it is denied, and there are no groups.
+    ops.push(call(libc::SYS_setgroups, [who.groups.len() as u64, groups, 0, 0, 0, 0]));
+    let [real, effective, saved, files] = who.gids.map(u64::from);
+    ops.push(call(libc::SYS_setresgid, [real, effective, saved, 0, 0, 0]).must());
+    ops.push(call(libc::SYS_setfsgid, [files, 0, 0, 0, 0, 0]));
+    ops.push(prctl(libc::PR_SET_KEEPCAPS, 1, 0));
+    let [real, effective, saved, files] = who.uids.map(u64::from);
+    ops.push(call(libc::SYS_setresuid, [real, effective, saved, 0, 0, 0]).must());
+    ops.push(call(libc::SYS_setfsuid, [files, 0, 0, 0, 0, 0]));
+    let [inheritable, permitted, effective, bounding, ambient] = who.capabilities;
+    let permitted_first = set_capabilities(program, permitted, permitted, inheritable);
+    ops.push(permitted_first);
+    for number in (0..63_u64).filter(|number| ambient >> number & 1 == 1) {
+        // PR_CAP_AMBIENT_RAISE
+        ops.push(prctl(libc::PR_CAP_AMBIENT, 2, number));
+    }
+    let held = forkyard_sys::caps::DEFAULT.bits();
+    for number in (0..63_u64).filter(|number| held & !bounding >> number & 1 == 1) {
+        ops.push(prctl(libc::PR_CAPBSET_DROP, number, 0));
+    }
+    ops.push(prctl(libc::PR_SET_SECUREBITS, u64::from(who.secure_bits), 0));
+    let last = set_capabilities(program, effective, permitted, inheritable);
+    ops.push(last.must());
+}
+
+fn set_capabilities(program: &mut Program, effective: u64, permitted: u64, inheritable: u64) -> Op {
+    let header = program.put_words(&[CAPABILITY_VERSION]);
+    let half = |set: u64, high: bool| if high { set >> 32 } else { set & 0xffff_ffff };
+    let mut words = [0_u64; 3];
+    let flat: Vec<u64> = [false, true]
+        .into_iter()
+        .flat_map(|high| [half(effective, high), half(permitted, high), half(inheritable, high)])
+        .collect();
+    for (word, pair) in words.iter_mut().zip(flat.chunks(2)) {
+        *word = pair.iter().rev().fold(0, |word, part| word << 32 | part);
+    }
+    let data = program.put_words(&words);
+    Op::call(libc::SYS_capset, [header, data, 0, 0, 0, 0])
+}
+
+/// Queues a signal again: for one thread, or the process.
+pub(super) fn queue(
+    program: &mut Program,
+    pid: u32,
+    tid: Option<u32>,
+    signal: &Signal,
+    ops: &mut Vec<Op>,
+) {
+    let number = signal.0.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let info = program.put(&signal.0);
+    let (pid, number) = (u64::from(pid), u64::from(number));
+    ops.push(match tid {
+        Some(tid) => {
+            Op::call(libc::SYS_rt_tgsigqueueinfo, [pid, u64::from(tid), number, info, 0, 0])
+        }
+        None => Op::call(libc::SYS_rt_sigqueueinfo, [pid, number, info, 0, 0, 0]),
+    });
+}
+
+/// Wakes all who wait for a word.
+pub(super) fn wake(address: u64) -> Op {
+    let all = i32::MAX as u64;
+    Op::call(libc::SYS_futex, [address, libc::FUTEX_WAKE as u64, all, 0, 0, 0])
+}
+
+/// `uc_flags`: there are extended registers, and a stack segment that counts.
+const CONTEXT_FLAGS: u64 = 7;
+
+/// The magic numbers that mark extended registers in a signal frame, `asm/sigcontext.h`.
+const MAGIC_BEGIN: u32 = 0x4650_5853;
+const MAGIC_END: u32 = 0x4650_5845;
+
+/// Offset of what software may use in the area of extended registers.
+const SOFTWARE: usize = 464;
+
+/// Leaves for the thread's own registers, by a signal frame: sigreturn restores all at once.
+pub(super) fn leave(program: &mut Program, thread: &Thread) -> Op {
+    let extended = extended(&thread.extended);
+    let extended = program.put(&extended);
+    let word = |n: usize| thread.registers.get(n).copied().unwrap_or_default();
+    let [address, flags, size] = thread.alternate_stack;
+    let mut words = vec![CONTEXT_FLAGS, 0, address, flags, size];
+    // From r8 to flags, in the order of `struct sigcontext_64`; by their places in
+    // `struct user_regs_struct`.
+    words.extend([9, 8, 7, 6, 3, 2, 1, 0, 14, 13, 4, 5, 12, 10, 11, 19, 16, 18].map(word));
+    // cs, gs, fs, ss
+    words.push(word(17) & 0xffff | (word(20) & 0xffff) << 48);
+    // err, trapno, oldmask, cr2, fpstate
+    words.extend([0, 0, thread.mask, 0, extended]);
+    words.extend([0; 8]);
+    words.push(thread.mask);
+    Op::sigreturn(program.put_words(&words))
+}
+
+/// Extended registers as a signal frame has them.
+fn extended(registers: &[u8]) -> Vec<u8> {
+    let mut bytes = registers.to_vec();
+    let size = bytes.len() as u32;
+    let features: [u8; 8] = bytes
+        .get(SOFTWARE..SOFTWARE + 8)
+        .and_then(|bytes| bytes.try_into().ok())
+        .unwrap_or_default();
+    let mut software = Vec::new();
+    software.extend_from_slice(&MAGIC_BEGIN.to_le_bytes());
+    software.extend_from_slice(&(size + 4).to_le_bytes());
+    software.extend_from_slice(&features);
+    software.extend_from_slice(&size.to_le_bytes());
+    if let Some(place) = bytes.get_mut(SOFTWARE..SOFTWARE + software.len()) {
+        place.copy_from_slice(&software);
+    }
+    bytes.extend_from_slice(&MAGIC_END.to_le_bytes());
+    bytes
+}

@@ -1,0 +1,127 @@
+//! Taking the picture: everything is stopped, and is asked what it is.
+
+mod descriptors;
+mod memory;
+mod process;
+mod thread;
+
+use std::collections::{BTreeMap, HashMap};
+
+use rustix::process::Pid;
+
+use crate::error::Result;
+use crate::ids::Map;
+use crate::inject::Tail;
+use crate::picture::{Body, Picture, Process};
+use crate::proc::{Mapping, Stat, Status};
+use crate::seize::{Stopped, Tree};
+use crate::stage::Stage;
+use crate::times::Times;
+
+pub(crate) use descriptors::Descriptions;
+
+/// What of a sandbox leads out of it: pipes and files, by device and inode, with a number of the
+/// asker's.
+pub type Outside = BTreeMap<(u64, u64), u64>;
+
+/// Whose picture is taken.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Its init, which holds still and starts and reaps nothing meanwhile.
+    pub init: Pid,
+    /// Children of init that are not the sandbox's.
+    pub leave: Vec<Pid>,
+    /// What leads out of it.
+    pub outside: Outside,
+}
+
+/// A picture with the memory that belongs to it.
+#[derive(Debug)]
+pub struct Taken {
+    /// What there was.
+    pub picture: Picture,
+    /// What the memory held.
+    pub stage: Stage,
+    /// How long it took.
+    pub times: Times,
+}
+
+/// Stops all processes of a sandbox, takes their picture, and lets them go on.
+///
+/// `meanwhile` is called when all are stopped: for what must be of the same moment.
+pub fn take<T>(subject: &Subject, meanwhile: impl FnOnce() -> Result<T>) -> Result<(Taken, T)> {
+    let mut times = Times::default();
+    let tail = Tail::find()?;
+    times.begin();
+    let tree = Tree::stop(subject.init, subject.leave.clone())?;
+    times.mark("stop");
+    let mut capture = Capture {
+        tree: &tree,
+        tail: &tail,
+        subject,
+        picture: Picture::default(),
+        stage: Stage::default(),
+        descriptions: Descriptions::default(),
+        inner_ids: HashMap::new(),
+        users: Map::read(subject.init, "uid_map")?,
+        groups: Map::read(subject.init, "gid_map")?,
+        mappings: HashMap::new(),
+    };
+    let processes = tree.processes();
+    capture.read_all(&processes)?;
+    times.mark("read");
+    let with = meanwhile()?;
+    times.mark("files");
+    let Capture { mut picture, stage, descriptions, .. } = capture;
+    picture.descriptions = descriptions.all;
+    picture.pipes = descriptions.pipes;
+    drop(tree);
+    times.stopped();
+    Ok((Taken { picture, stage, times }, with))
+}
+
+/// A picture that is being taken.
+struct Capture<'a> {
+    tree: &'a Tree,
+    tail: &'a Tail,
+    subject: &'a Subject,
+    picture: Picture,
+    stage: Stage,
+    descriptions: Descriptions,
+    /// Ids inside, by those on the host.
+    inner_ids: HashMap<Pid, u32>,
+    users: Map,
+    groups: Map,
+    mappings: HashMap<Pid, Vec<Mapping>>,
+}
+
+impl Capture<'_> {
+    fn read_all(&mut self, processes: &[Stopped]) -> Result<()> {
+        self.inner_ids.insert(self.subject.init, 1);
+        let mut read = Vec::new();
+        for stopped in processes {
+            let status = Status::read(stopped.pid)?;
+            let stat = Stat::read(stopped.pid)?;
+            self.inner_ids.insert(stopped.pid, status.inner_id("NSpid"));
+            read.push((stopped, status, stat));
+        }
+        self.plan_stage(processes)?;
+        for (stopped, status, stat) in read {
+            let body = if stopped.threads.is_empty() {
+                Body::Zombie(stat.field(52) as i32)
+            } else {
+                Body::Alive(Box::new(self.read_process(stopped, &status, &stat)?))
+            };
+            let parent = Pid::from_raw(stat.field(4) as i32);
+            let parent = parent.and_then(|pid| self.inner_ids.get(&pid).copied()).unwrap_or(1);
+            self.picture.processes.push(Process {
+                pid: status.inner_id("NSpid"),
+                parent,
+                group: status.inner_id("NSpgid"),
+                session: status.inner_id("NSsid"),
+                body,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! Descriptors, and the open file descriptions that they share.
+
+use std::cmp::Ordering;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use forkyard_sys::remote::{self, Kind};
+use rustix::fs::{FileType, Mode, OFlags, fstat};
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use super::Capture;
+use crate::error::{Context, Result};
+use crate::picture::{Description, DescriptionKind, Descriptor, Pipe};
+use crate::proc::{self, FdInfo, refuse};
+
+/// Devices that hold no state, or none of one opener's.
+const DEVICES: [&[u8]; 6] =
+    [b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom", b"/dev/tty"];
+
+/// What has been seen so far.
+#[derive(Debug, Default)]
+pub(crate) struct Descriptions {
+    pub(crate) all: Vec<Description>,
+    pub(crate) pipes: Vec<Pipe>,
+    /// One descriptor of each, with its index, in the kernel's order of what they refer to.
+    known: Vec<(Pid, u32, usize)>,
+    /// Inodes of the pipes.
+    inodes: Vec<(u64, u64)>,
+}
+
+/// A descriptor of a stopped process.
+struct Seen<'a> {
+    pid: Pid,
+    inner: u32,
+    name: &'a [u8],
+    number: u32,
+    link: Vec<u8>,
+    info: FdInfo,
+    copy: OwnedFd,
+    stat: rustix::fs::Stat,
+}
+
+impl Seen<'_> {
+    fn refuse(&self, what: &str) -> crate::Error {
+        let link = String::from_utf8_lossy(&self.link);
+        refuse(self.inner, self.name, format!("descriptor {} ({link}): {what}", self.number))
+    }
+}
+
+impl Capture<'_> {
+    pub(super) fn read_descriptors(
+        &mut self,
+        pid: Pid,
+        inner: u32,
+        name: &[u8],
+    ) -> Result<Vec<Descriptor>> {
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(|| "pidfd_open".to_owned())?;
+        let mut descriptors = Vec::new();
+        for number in proc::numbers(pid, "fd")? {
+            let info = FdInfo::read(pid, number)?;
+            let close_on_exec = info.flags & OFlags::CLOEXEC.bits() != 0;
+            let place = self.place(pid, number)?;
+            let description = match place {
+                Ok(known) => known,
+                Err(place) => {
+                    let copy = pidfd_getfd(&pidfd, number.cast_signed(), PidfdGetfdFlags::empty())
+                        .context(|| "pidfd_getfd".to_owned())?;
+                    let stat = fstat(&copy).context(|| "fstat".to_owned())?;
+                    let link = proc::link(pid, &format!("fd/{number}"))?;
+                    let seen = Seen { pid, inner, name, number, link, info, copy, stat };
+                    let description = self.describe(&seen)?;
+                    let index = self.descriptions.all.len();
+                    self.descriptions.all.push(description);
+                    self.descriptions.known.insert(place, (pid, number, index));
+                    index
+                }
+            };
+            descriptors.push(Descriptor { number, close_on_exec, description });
+        }
+        Ok(descriptors)
+    }
+
+    /// Finds what a descriptor refers to among what is known, or where it belongs there.
+    fn place(&self, pid: Pid, number: u32) -> Result<std::result::Result<usize, usize>> {
+        let known = &self.descriptions.known;
+        let (mut low, mut high) = (0_usize, known.len());
+        while let Some(&(other, fd, index)) = known.get(low.midpoint(high)).filter(|_| low < high) {
+            let order =
+                remote::compare(Kind::File, (other, u64::from(fd)), (pid, u64::from(number)));
+            match order.context(|| "kcmp".to_owned())? {
+                Ordering::Equal => return Ok(Ok(index)),
+                Ordering::Less => low = low.midpoint(high) + 1,
+                Ordering::Greater => high = low.midpoint(high),
+            }
+        }
+        Ok(Err(low))
+    }
+
+    fn describe(&mut self, seen: &Seen<'_>) -> Result<Description> {
+        let outside = self.subject.outside.get(&(seen.stat.st_dev, seen.stat.st_ino));
+        let kind = match outside {
+            Some(&number) => {
+                self.note_unread(seen, number)?;
+                DescriptionKind::Outside(number)
+            }
+            None => self.kind(seen)?,
+        };
+        Ok(Description { flags: seen.info.flags, position: seen.info.position, kind })
+    }
+
+    fn kind(&mut self, seen: &Seen<'_>) -> Result<DescriptionKind> {
+        match FileType::from_raw_mode(seen.stat.st_mode) {
+            FileType::Fifo => self.pipe(seen).map(DescriptionKind::Pipe),
+            FileType::RegularFile | FileType::Directory if !seen.link.starts_with(b"/") => {
+                Err(seen.refuse("a kernel object that cannot be copied"))
+            }
+            FileType::RegularFile | FileType::Directory if seen.stat.st_nlink == 0 => {
+                Err(seen.refuse("a deleted file"))
+            }
+            FileType::RegularFile | FileType::Directory => {
+                Ok(DescriptionKind::Path(seen.link.clone()))
+            }
+            FileType::CharacterDevice if DEVICES.contains(&seen.link.as_slice()) => {
+                Ok(DescriptionKind::Path(seen.link.clone()))
+            }
+            FileType::CharacterDevice | FileType::BlockDevice => Err(seen.refuse("a device")),
+            FileType::Socket => Err(seen.refuse("a socket")),
+            _ => Err(seen.refuse("a kernel object that cannot be copied")),
+        }
+    }
+
+    fn pipe(&mut self, seen: &Seen<'_>) -> Result<usize> {
+        let inode = (seen.stat.st_dev, seen.stat.st_ino);
+        if let Some(known) = self.descriptions.inodes.iter().position(|other| *other == inode) {
+            return Ok(known);
+        }
+        let capacity = rustix::pipe::fcntl_getpipe_size(&seen.copy)
+            .context(|| "fcntl F_GETPIPE_SZ".to_owned())?;
+        let path = seen.link.starts_with(b"/").then(|| seen.link.clone());
+        let unread = unread(&seen.copy, capacity)?;
+        self.descriptions.pipes.push(Pipe { capacity: capacity as u32, unread, path });
+        self.descriptions.inodes.push(inode);
+        Ok(self.descriptions.pipes.len() - 1)
+    }
+
+    /// What a command has not read yet of its input goes to the clone's input.
+    fn note_unread(&mut self, seen: &Seen<'_>, number: u64) -> Result<()> {
+        let fifo = FileType::from_raw_mode(seen.stat.st_mode) == FileType::Fifo;
+        let reads = OFlags::from_bits_retain(seen.info.flags) & OFlags::RWMODE == OFlags::RDONLY;
+        if fifo && reads && !self.picture.inputs.contains_key(&number) {
+            let capacity = rustix::pipe::fcntl_getpipe_size(&seen.copy)
+                .context(|| "fcntl F_GETPIPE_SZ".to_owned())?;
+            let unread = unread(&seen.copy, capacity)?;
+            self.picture.inputs.insert(number, serde_bytes::ByteBuf::from(unread));
+        }
+        let _ = (seen.pid, seen.number);
+        Ok(())
+    }
+}
+
+/// What waits in a pipe, which keeps it.
+fn unread(end: &OwnedFd, capacity: usize) -> Result<Vec<u8>> {
+    let failed = || "copying what waits in a pipe".to_owned();
+    // Whichever end this is: a pipe can be opened again by its link, for reading.
+    let path = format!("/proc/self/fd/{}", end.as_fd().as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let reader = rustix::fs::open(path.as_str(), flags, Mode::empty()).context(failed)?;
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context(failed)?;
+    rustix::pipe::fcntl_setpipe_size(&write, capacity).context(failed)?;
+    let mut bytes = Vec::new();
+    match tee(&reader, &write, capacity, SpliceFlags::NONBLOCK) {
+        Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(bytes),
+        Ok(length) => bytes.resize(length, 0),
+        Err(error) => return Err(error).context(failed),
+    }
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::read(&read, rest).context(failed)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}

@@ -1,0 +1,333 @@
+//! System calls made by a stopped process of a guest on our behalf.
+//!
+//! The stub is written behind the kernel's vDSO, whose last page is not filled: the only place of
+//! a process that can hold instructions, is in nobody's way, and needs no call of the process
+//! itself to be had. From there the process maps an area for ops and results.
+//!
+//! At no moment would it do harm if the tracer were killed: the stub ends by giving the thread
+//! back what it was, see [`forkyard_sys::stub`].
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use forkyard_sys::ptrace::{self, Change, Registers};
+use forkyard_sys::remote;
+use forkyard_sys::stub::{self, Op};
+use rustix::process::Pid;
+
+use crate::error::{Context, Error, Result};
+use crate::seize::{Tree, await_event};
+
+/// How long a few system calls may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const PAGE: u64 = 4096;
+
+/// All signals.
+const ALL: u64 = u64::MAX;
+
+/// The unused end of the vDSO, as it is in every process of this kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Tail {
+    /// From the vDSO's beginning.
+    offset: u64,
+    /// What is there.
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    /// Looks at this process's own vDSO.
+    pub(crate) fn find() -> Result<Self> {
+        let me = rustix::process::getpid();
+        let failed = || Error::Failed {
+            what: "looking for room behind the vDSO".to_owned(),
+            source: std::io::ErrorKind::Unsupported.into(),
+        };
+        let all = crate::proc::mappings(me)?;
+        let vdso = all.iter().find(|area| area.name == b"[vdso]").ok_or_else(failed)?;
+        let length = (vdso.end - vdso.start) as usize;
+        let memory = open_memory(me)?;
+        let mut image = vec![0; length];
+        memory.read_exact_at(&mut image, vdso.start).context(|| "reading the vDSO".to_owned())?;
+        let used = loaded_length(&image).ok_or_else(failed)?;
+        let offset = used.next_multiple_of(64);
+        let bytes = image.get(offset..).unwrap_or_default().to_vec();
+        if bytes.len() < stub::code().len() + 8 * size_of::<Op>() + size_of::<Registers>() {
+            return Err(failed());
+        }
+        Ok(Self { offset: offset as u64, bytes })
+    }
+}
+
+/// How much of an ELF image is needed once it is loaded: the end of its one loaded segment. What
+/// follows are section headers, which nobody looks at in memory.
+fn loaded_length(image: &[u8]) -> Option<usize> {
+    let word = |at: usize| Some(u64::from_le_bytes(image.get(at..at + 8)?.try_into().ok()?));
+    let half = |at: usize| Some(u16::from_le_bytes(image.get(at..at + 2)?.try_into().ok()?));
+    // `e_phoff`, `e_phentsize`, `e_phnum`, then `p_type`, `p_offset`, `p_filesz`: elf(5).
+    let (table, size, count) = (word(32)? as usize, half(54)?, half(56)?);
+    (0..usize::from(count))
+        .filter_map(|n| {
+            let at = table + n * usize::from(size);
+            let loaded = image.get(at..at + 4)? == [1, 0, 0, 0];
+            loaded.then(|| Some((word(at + 8)? + word(at + 32)?) as usize)).flatten()
+        })
+        .max()
+}
+
+fn open_memory(pid: Pid) -> Result<File> {
+    let path = format!("/proc/{pid}/mem");
+    File::options().read(true).write(true).open(&path).context(|| format!("opening {path}"))
+}
+
+/// A stopped process that makes calls for us.
+pub(crate) struct Hand<'a> {
+    tree: &'a Tree,
+    pid: Pid,
+    memory: File,
+    tail: &'a Tail,
+    /// Where the stub is.
+    base: u64,
+    /// Its data area and that area's length.
+    area: u64,
+    length: u64,
+    /// Threads that are in the stub, with what they were.
+    threads: Vec<(Pid, Registers, u64)>,
+}
+
+impl<'a> Hand<'a> {
+    /// Puts the stub into a stopped process, whose leader maps an area of `length` bytes.
+    pub(crate) fn new(
+        tree: &'a Tree,
+        tail: &'a Tail,
+        pid: Pid,
+        vdso: u64,
+        length: u64,
+    ) -> Result<Self> {
+        let memory = open_memory(pid)?;
+        let base = vdso + tail.offset;
+        let length = length.next_multiple_of(PAGE);
+        let mut hand = Self { tree, pid, memory, tail, base, area: 0, length, threads: Vec::new() };
+        let map = Op::call(
+            libc::SYS_mmap,
+            [
+                0,
+                length,
+                (libc::PROT_READ | libc::PROT_WRITE) as u64,
+                (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64,
+                u64::MAX,
+                0,
+            ],
+        );
+        let registers = ptrace::registers(pid).context(|| "PTRACE_GETREGS".to_owned())?;
+        let mask = ptrace::signal_mask(pid).context(|| "PTRACE_GETSIGMASK".to_owned())?;
+        // Behind the code: ops, mask, registers.
+        let ops_at = base + stub::code().len().next_multiple_of(64) as u64;
+        let mask_at = ops_at + 4 * size_of::<Op>() as u64;
+        let mut bytes = stub::code().to_vec();
+        bytes.resize((ops_at - base) as usize, 0);
+        for op in leave(&[map], mask_at, mask_at + 8) {
+            bytes.extend_from_slice(&op.to_bytes());
+        }
+        bytes.extend_from_slice(&mask.to_le_bytes());
+        bytes.extend_from_slice(&frame(&registers));
+        hand.memory.write_all_at(&bytes, base).context(|| "writing behind the vDSO".to_owned())?;
+        hand.threads.push((pid, registers, mask));
+        let area = hand.go(pid, ops_at)?;
+        if area < 0 {
+            let error = std::io::Error::from_raw_os_error(-area as i32);
+            return Err(error).context(|| "mmap in a process that is forked".to_owned());
+        }
+        hand.area = area.cast_unsigned();
+        Ok(hand)
+    }
+
+    /// Has a thread execute these ops, written at `at` in the area together with what follows
+    /// them there; what they kept is read back.
+    pub(crate) fn ask(
+        &mut self,
+        tid: Pid,
+        at: u64,
+        ops: &[Op],
+        data: &mut [u8],
+    ) -> Result<Vec<i64>> {
+        let (registers, mask) = self.original(tid)?;
+        let ops_at = self.area + at;
+        let mask_at = ops_at + ((ops.len() + 3) * size_of::<Op>()) as u64;
+        let mut bytes = Vec::new();
+        for op in leave(ops, mask_at, mask_at + 8) {
+            bytes.extend_from_slice(&op.to_bytes());
+        }
+        bytes.extend_from_slice(&mask.to_le_bytes());
+        bytes.extend_from_slice(&frame(&registers));
+        let data_at = bytes.len();
+        bytes.extend_from_slice(data);
+        if at + bytes.len() as u64 > self.length {
+            return Err(Error::Unsteady("a process asks for more than expected".to_owned()));
+        }
+        self.write(ops_at, &bytes)?;
+        self.go(tid, ops_at)?;
+        self.read(ops_at, &mut bytes)?;
+        let (ops_back, data_back) = bytes.split_at(data_at);
+        data.copy_from_slice(data_back);
+        let results = ops_back.chunks_exact(size_of::<Op>()).take(ops.len()).map(|op| {
+            let result = op.get(stub::RESULT..).unwrap_or_default();
+            i64::from_le_bytes(result.try_into().unwrap_or_default())
+        });
+        Ok(results.collect())
+    }
+
+    /// A thread's registers and signal mask, as they were before it made calls for us.
+    pub(crate) fn original(&mut self, tid: Pid) -> Result<(Registers, u64)> {
+        if let Some((_, registers, mask)) = self.threads.iter().find(|(other, ..)| *other == tid) {
+            return Ok((*registers, *mask));
+        }
+        let registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
+        let mask = ptrace::signal_mask(tid).context(|| "PTRACE_GETSIGMASK".to_owned())?;
+        self.threads.push((tid, registers, mask));
+        Ok((registers, mask))
+    }
+
+    /// Where data that goes with this many ops at `at` lies.
+    pub(crate) fn data_address(&self, at: u64, ops: usize) -> u64 {
+        self.area + at + ((ops + 3) * size_of::<Op>() + 8 + size_of::<Registers>()) as u64
+    }
+
+    /// Starts the stub in a thread, and waits until it traps; gives its last result.
+    fn go(&self, tid: Pid, ops: u64) -> Result<i64> {
+        let mut registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
+        registers.rip = self.base;
+        registers.r12 = ops;
+        // No call is restarted, and the trap's own number is not tried again.
+        registers.orig_rax = u64::MAX;
+        registers.rax = 0;
+        let go = || {
+            ptrace::set_registers(tid, &registers)?;
+            // Only now: if this process dies in between, the stub sets the mask back.
+            ptrace::set_signal_mask(tid, ALL)?;
+            ptrace::resume(tid, 0)
+        };
+        go().context(|| "starting the stub".to_owned())?;
+        self.wait(tid, |change| change == Change::Event(libc::PTRACE_EVENT_SECCOMP))?;
+        let registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
+        Ok(registers.r13.cast_signed())
+    }
+
+    fn wait(&self, tid: Pid, wanted: impl Fn(Change) -> bool) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match ptrace::wait(Some(tid), false) {
+                Ok(Some((_, change))) if wanted(change) => return Ok(()),
+                Ok(Some((_, Change::Gone))) => {
+                    return Err(Error::Unsteady("a process was killed".to_owned()));
+                }
+                Ok(Some((_, Change::Signal(signal)))) => {
+                    return Err(Error::Unsteady(format!("a process got signal {signal}")));
+                }
+                Ok(Some(_)) => {
+                    ptrace::resume(tid, 0).context(|| "PTRACE_CONT".to_owned())?;
+                }
+                Ok(None) if Instant::now() < end => await_event(self.tree.events(), end),
+                Ok(None) => {
+                    return Err(Error::Unsteady("a process makes no calls".to_owned()));
+                }
+                Err(error) => return Err(error).context(|| "waitpid".to_owned()),
+            }
+        }
+    }
+
+    /// Gives all threads back what they were.
+    pub(crate) fn close(mut self) -> Result<()> {
+        // Others first: what brings them back if we die is in the area.
+        while let Some((tid, registers, mask)) = self.threads.pop() {
+            if self.threads.is_empty() && self.area != 0 {
+                self.unmap(tid)?;
+            }
+            self.release(tid, &registers, mask)?;
+        }
+        self.memory
+            .write_all_at(&self.tail.bytes, self.base)
+            .context(|| "writing behind the vDSO".to_owned())
+    }
+
+    fn unmap(&mut self, leader: Pid) -> Result<()> {
+        let ops_at = self.base + stub::code().len().next_multiple_of(64) as u64;
+        let unmap = Op::call(libc::SYS_munmap, [self.area, self.length, 0, 0, 0, 0]);
+        self.memory
+            .write_all_at(&unmap.to_bytes(), ops_at)
+            .context(|| "writing behind the vDSO".to_owned())?;
+        self.area = 0;
+        self.go(leader, ops_at).map(drop)
+    }
+
+    /// Takes a thread out of its trap: registers that say which call was interrupted can be set
+    /// where it stops for us, but not in the middle of a call.
+    fn release(&self, tid: Pid, registers: &Registers, mask: u64) -> Result<()> {
+        let leave = || {
+            let mut out = ptrace::registers(tid)?;
+            out.orig_rax = u64::MAX;
+            ptrace::set_registers(tid, &out)?;
+            ptrace::interrupt(tid)?;
+            ptrace::resume(tid, 0)
+        };
+        leave().context(|| "leaving the stub".to_owned())?;
+        self.wait(tid, |change| matches!(change, Change::Interrupted { .. }))?;
+        // In this order: with its own mask the stub would still bring it back, not so without.
+        ptrace::set_signal_mask(tid, mask)
+            .and_then(|()| ptrace::set_registers(tid, registers))
+            .context(|| "PTRACE_SETREGS".to_owned())
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let done = remote::write_memory(self.pid, at, bytes);
+        let done = done.context(|| "process_vm_writev".to_owned())?;
+        whole(done, bytes.len())
+    }
+
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        let length = bytes.len();
+        let mut to = [std::io::IoSliceMut::new(bytes)];
+        let done = remote::read_memory(self.pid, &[(at, length)], &mut to);
+        whole(done.context(|| "process_vm_readv".to_owned())?, length)
+    }
+}
+
+fn whole(done: usize, wanted: usize) -> Result<()> {
+    if done == wanted {
+        return Ok(());
+    }
+    Err(Error::Unsteady("memory went away while it was read".to_owned()))
+}
+
+/// Ops, then the way back to what the thread was.
+fn leave(ops: &[Op], mask_at: u64, frame_at: u64) -> Vec<Op> {
+    let set_mask =
+        Op::call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as u64, mask_at, 0, 8, 0, 0]);
+    ops.iter().copied().chain([Op::trap(), set_mask, Op::resume(frame_at)]).collect()
+}
+
+/// Registers as a thread finds them that nobody stopped: an interrupted call is made again.
+fn frame(registers: &Registers) -> Vec<u8> {
+    let mut registers = *registers;
+    restart(&mut registers, true);
+    crate::registers::words(&registers).iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// What the kernel does with an interrupted call when a thread goes on.
+pub(crate) fn restart(registers: &mut Registers, same_thread: bool) {
+    const RESTART_SYSCALL: u64 = 219;
+    if registers.orig_rax.cast_signed() < 0 {
+        return;
+    }
+    match registers.rax.cast_signed() {
+        // ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND
+        -514..=-512 => registers.rax = registers.orig_rax,
+        // ERESTART_RESTARTBLOCK: only the thread itself knows how much is left to wait.
+        -516 if same_thread => registers.rax = RESTART_SYSCALL,
+        -516 => registers.rax = registers.orig_rax,
+        _ => return,
+    }
+    registers.rip -= 2;
+    registers.orig_rax = u64::MAX;
+}

@@ -1,0 +1,36 @@
+//! Copies of running process trees: stopped for a moment, read, and built again elsewhere.
+//!
+//! [`take`] stops all processes of a sandbox, reads what they are into a [`Picture`] and what they
+//! hold into a [`Stage`], memory of this process, and lets them go on. A fork of this process in
+//! namespaces of its own, as the init of another sandbox, [`build`]s them again, any number of
+//! times. There is no kernel module, and no file in between.
+//!
+//! # Limits
+//!
+//! `x86_64`, Linux 6.7 or newer for the list of filled pages. What cannot be copied is refused by
+//! name before anything is altered.
+//!
+//! # Tests
+//!
+//! One program for each kind of kernel object, forked live and compared, by the binary's tests.
+
+mod build;
+mod capture;
+mod error;
+mod files;
+mod ids;
+mod inject;
+pub mod picture;
+mod proc;
+mod registers;
+mod seize;
+mod stage;
+mod times;
+
+pub use build::{Home, build};
+pub use capture::{Outside, Subject, Taken, take};
+pub use error::Error;
+pub use files::copy_tree;
+pub use picture::Picture;
+pub use stage::Stage;
+pub use times::Times;

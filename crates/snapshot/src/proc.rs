@@ -1,0 +1,204 @@
+//! What /proc tells of a process, read.
+
+use std::os::unix::ffi::OsStringExt;
+
+use rustix::process::Pid;
+
+use crate::error::{Context, Error, Result, unreadable};
+
+/// Reads a file of a process.
+pub(crate) fn read(pid: Pid, file: &str) -> Result<Vec<u8>> {
+    let path = format!("/proc/{pid}/{file}");
+    std::fs::read(&path).context(|| format!("reading {path}"))
+}
+
+/// Reads a link of a process.
+pub(crate) fn link(pid: Pid, file: &str) -> Result<Vec<u8>> {
+    let path = format!("/proc/{pid}/{file}");
+    let target = std::fs::read_link(&path).context(|| format!("reading the link {path}"))?;
+    Ok(target.into_os_string().into_vec())
+}
+
+/// The numbers that a directory of a process names.
+pub(crate) fn numbers(pid: Pid, dir: &str) -> Result<Vec<u32>> {
+    let path = format!("/proc/{pid}/{dir}");
+    let entries = std::fs::read_dir(&path).context(|| format!("listing {path}"))?;
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let entry = entry.context(|| format!("listing {path}"))?;
+        if let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            numbers.push(number);
+        }
+    }
+    Ok(numbers)
+}
+
+/// `/proc/PID/stat`: fields by their number in proc(5), less one; the name apart.
+pub(crate) struct Stat {
+    pub(crate) name: Vec<u8>,
+    fields: Vec<u64>,
+    pub(crate) state: u8,
+}
+
+impl Stat {
+    pub(crate) fn read(pid: Pid) -> Result<Self> {
+        Self::parse(&read(pid, "stat")?).ok_or_else(|| unreadable("/proc/PID/stat"))
+    }
+
+    /// A name may hold anything, brackets and line ends too: it ends at the last bracket.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let open = bytes.iter().position(|&b| b == b'(')?;
+        let close = bytes.iter().rposition(|&b| b == b')')?;
+        let name = bytes.get(open + 1..close)?.to_vec();
+        let rest = std::str::from_utf8(bytes.get(close + 2..)?).ok()?;
+        let mut words = rest.split_ascii_whitespace();
+        let state = *words.next()?.as_bytes().first()?;
+        let fields = words
+            .map(|word| word.parse::<i128>().ok().map(|number| number as u64))
+            .collect::<Option<_>>()?;
+        Some(Self { name, fields, state })
+    }
+
+    /// A field by its number in `proc_pid_stat`(5), from 4 up.
+    pub(crate) fn field(&self, number: usize) -> u64 {
+        self.fields.get(number - 4).copied().unwrap_or_default()
+    }
+}
+
+/// `/proc/PID/status`, by names.
+pub(crate) struct Status(Vec<u8>);
+
+impl Status {
+    pub(crate) fn read(pid: Pid) -> Result<Self> {
+        Ok(Self(read(pid, "status")?))
+    }
+
+    pub(crate) fn read_thread(pid: Pid, tid: u32) -> Result<Self> {
+        Ok(Self(read(pid, &format!("task/{tid}/status"))?))
+    }
+
+    /// What follows a name, in words. The name of the process comes first and cannot imitate
+    /// another line: the kernel escapes its line ends.
+    pub(crate) fn words(&self, name: &str) -> impl Iterator<Item = &str> {
+        let line = self.0.split(|&b| b == b'\n').find_map(|line| {
+            line.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b":"))
+        });
+        std::str::from_utf8(line.unwrap_or_default()).unwrap_or_default().split_ascii_whitespace()
+    }
+
+    pub(crate) fn number(&self, name: &str) -> u64 {
+        self.words(name).next().and_then(|word| word.parse().ok()).unwrap_or_default()
+    }
+
+    pub(crate) fn numbers<const N: usize>(&self, name: &str) -> [u32; N] {
+        let mut numbers = [0; N];
+        for (number, word) in numbers.iter_mut().zip(self.words(name)) {
+            *number = word.parse().unwrap_or_default();
+        }
+        numbers
+    }
+
+    pub(crate) fn hexadecimal(&self, name: &str) -> u64 {
+        let word = self.words(name).next().unwrap_or_default();
+        u64::from_str_radix(word, 16).unwrap_or_default()
+    }
+
+    /// Its id in the innermost pid namespace.
+    pub(crate) fn inner_id(&self, name: &str) -> u32 {
+        self.words(name).last().and_then(|word| word.parse().ok()).unwrap_or_default()
+    }
+}
+
+/// One mapping of `/proc/PID/smaps`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// `rwxp` and its like.
+    pub(crate) permissions: [u8; 4],
+    pub(crate) offset: u64,
+    pub(crate) device: (u32, u32),
+    pub(crate) inode: u64,
+    pub(crate) name: Vec<u8>,
+    pub(crate) flags: Vec<[u8; 2]>,
+    /// Kilobytes of pages that are not the file's.
+    pub(crate) anonymous: u64,
+}
+
+/// The mappings of a process.
+pub(crate) fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
+    parse_mappings(&read(pid, "smaps")?).ok_or_else(|| unreadable("/proc/PID/smaps"))
+}
+
+pub(crate) fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
+    let mut all: Vec<Mapping> = Vec::new();
+    for line in bytes.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        // Lines of a mapping begin with its address, in small letters; all others with a name.
+        if line.first().is_some_and(u8::is_ascii_uppercase) {
+            let last = all.last_mut()?;
+            if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+                last.flags =
+                    flags.split(|&b| b == b' ').filter_map(|flag| flag.try_into().ok()).collect();
+            } else if let Some(rest) = line.strip_prefix(b"Anonymous:") {
+                let text = std::str::from_utf8(rest).ok()?;
+                last.anonymous = text.split_ascii_whitespace().next()?.parse().ok()?;
+            }
+        } else {
+            all.push(parse_mapping(line)?);
+        }
+    }
+    Some(all)
+}
+
+fn parse_mapping(line: &[u8]) -> Option<Mapping> {
+    let mut words = line.splitn(6, |&b| b == b' ');
+    let mut text = || std::str::from_utf8(words.next()?).ok();
+    let (start, end) = text()?.split_once('-')?;
+    let permissions = text()?.as_bytes().try_into().ok()?;
+    let offset = text()?;
+    let (major, minor) = text()?.split_once(':')?;
+    let inode = text()?;
+    let name = words.next().unwrap_or_default();
+    let hexadecimal = |word| u64::from_str_radix(word, 16).ok();
+    Some(Mapping {
+        start: hexadecimal(start)?,
+        end: hexadecimal(end)?,
+        permissions,
+        offset: hexadecimal(offset)?,
+        device: (hexadecimal(major)? as u32, hexadecimal(minor)? as u32),
+        inode: inode.parse().ok()?,
+        name: name.trim_ascii_start().to_vec(),
+        flags: Vec::new(),
+        anonymous: 0,
+    })
+}
+
+/// `/proc/PID/fdinfo/N`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FdInfo {
+    pub(crate) position: u64,
+    pub(crate) flags: u32,
+}
+
+impl FdInfo {
+    pub(crate) fn read(pid: Pid, number: u32) -> Result<Self> {
+        let bytes = read(pid, &format!("fdinfo/{number}"))?;
+        Self::parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| unreadable("/proc/PID/fdinfo"))
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let word = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.strip_prefix(':').map(str::trim)
+        };
+        Some(Self {
+            position: word("pos")?.parse::<i64>().ok()? as u64,
+            flags: u32::from_str_radix(word("flags")?, 8).ok()?,
+        })
+    }
+}
+
+/// What cannot be copied of a process, said with its name.
+pub(crate) fn refuse(pid: u32, name: &[u8], what: impl Into<String>) -> Error {
+    Error::Refused { pid, name: String::from_utf8_lossy(name).into_owned(), what: what.into() }
+}

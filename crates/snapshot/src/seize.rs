@@ -1,0 +1,252 @@
+//! Stopping all processes of a sandbox, and letting them go on.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use forkyard_sys::ptrace::{self, Change};
+use forkyard_sys::signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Pid;
+
+use crate::error::{Context, Error, Result};
+use crate::proc::{self, Stat, refuse};
+
+/// How long a thread may take to stop. Only one that waits for a disk, or for a child that it made
+/// with vfork(2) and that has been stopped, takes more than microseconds.
+const STOP: Duration = Duration::from_millis(100);
+
+/// A stopped thread.
+#[derive(Clone, Copy, Debug)]
+struct Thread {
+    process: Pid,
+    stopped: bool,
+    /// Why its process had stopped before, if it had.
+    job_control: Option<i32>,
+}
+
+/// The processes of a sandbox, all of their threads stopped; dropping it lets them go on.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    init: Pid,
+    /// Children of init that are none of the sandbox's.
+    leave: Vec<Pid>,
+    threads: HashMap<Pid, Thread>,
+    zombies: Vec<Pid>,
+    events: OwnedFd,
+}
+
+/// A process of a stopped tree, by its id on the host.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopped {
+    pub(crate) pid: Pid,
+    /// Its threads' ids on the host, the leader first; none of a zombie.
+    pub(crate) threads: Vec<Pid>,
+    /// The signal that had stopped it for job control.
+    pub(crate) job_control: Option<i32>,
+}
+
+impl Tree {
+    /// Stops every process below `init` but those to `leave` alone, init's own.
+    pub(crate) fn stop(init: Pid, leave: Vec<Pid>) -> Result<Self> {
+        let events = signal::child_events().context(|| "signalfd".to_owned())?;
+        let mut tree = Self { init, leave, threads: HashMap::new(), zombies: Vec::new(), events };
+        loop {
+            // What was born while the others were being stopped is found in the next round, or
+            // told by its parent's stop.
+            let found = tree.seize_new()?;
+            tree.wait_all()?;
+            if !found {
+                return Ok(tree);
+            }
+        }
+    }
+
+    /// The processes, parents before their children.
+    pub(crate) fn processes(&self) -> Vec<Stopped> {
+        self.walk().into_iter().map(|pid| self.process(pid)).collect()
+    }
+
+    fn process(&self, pid: Pid) -> Stopped {
+        let mut threads: Vec<Pid> = self
+            .threads
+            .iter()
+            .filter(|(_, thread)| thread.process == pid)
+            .map(|(tid, _)| *tid)
+            .collect();
+        threads.sort_by_key(|tid| (*tid != pid, tid.as_raw_nonzero()));
+        let job_control = self.threads.get(&pid).and_then(|leader| leader.job_control);
+        Stopped { pid, threads, job_control }
+    }
+
+    /// Processes below init, in the order of a walk from the top.
+    fn walk(&self) -> Vec<Pid> {
+        let mut found = vec![self.init];
+        let mut next = 0;
+        while let Some(&pid) = found.get(next) {
+            next += 1;
+            let Ok(tids) = proc::numbers(pid, "task") else { continue };
+            for tid in tids {
+                // A thread or process that is gone has no children any more.
+                let Ok(text) = proc::read(pid, &format!("task/{tid}/children")) else { continue };
+                let text = String::from_utf8_lossy(&text);
+                let children = text
+                    .split_ascii_whitespace()
+                    .filter_map(|word| Pid::from_raw(word.parse().ok()?))
+                    .filter(|child| !self.leave.contains(child) && !found.contains(child));
+                let children: Vec<Pid> = children.collect();
+                found.extend(children);
+            }
+        }
+        found.remove(0);
+        found
+    }
+
+    /// Seizes threads that are not yet known, and tells whether there were any.
+    fn seize_new(&mut self) -> Result<bool> {
+        let mut found = false;
+        for pid in self.walk() {
+            if self.zombies.contains(&pid) {
+                continue;
+            }
+            for tid in proc::numbers(pid, "task").unwrap_or_default() {
+                let Some(tid) = Pid::from_raw(tid.cast_signed()) else { continue };
+                if !self.threads.contains_key(&tid) {
+                    found |= self.seize(pid, tid)?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn seize(&mut self, process: Pid, tid: Pid) -> Result<bool> {
+        if let Err(error) = ptrace::seize(tid, ptrace::FOLLOW) {
+            return self.unseizable(process, tid, error);
+        }
+        ptrace::interrupt(tid).context(|| "PTRACE_INTERRUPT".to_owned())?;
+        self.threads.insert(tid, Thread { process, stopped: false, job_control: None });
+        Ok(true)
+    }
+
+    /// A thread that cannot be seized is gone, is a zombie, or is traced by somebody else.
+    fn unseizable(&mut self, process: Pid, tid: Pid, error: std::io::Error) -> Result<bool> {
+        let Ok(stat) = Stat::read(tid) else { return Ok(false) };
+        if matches!(stat.state, b'Z' | b'X') {
+            if process == tid {
+                self.zombies.push(tid);
+            }
+            return Ok(false);
+        }
+        let status = proc::Status::read(tid)?;
+        if status.number("TracerPid") != 0 && !self.threads.contains_key(&tid) {
+            return Err(refuse(status.inner_id("NSpid"), &stat.name, "it is being traced"));
+        }
+        Err(error).context(|| format!("PTRACE_SEIZE of process {process}"))
+    }
+
+    /// Waits until all seized threads have stopped.
+    fn wait_all(&mut self) -> Result<()> {
+        let end = Instant::now() + STOP;
+        while self.threads.values().any(|thread| !thread.stopped) {
+            match ptrace::wait(None, false) {
+                Ok(Some((tid, change))) => self.change(tid, change)?,
+                Ok(None) if Instant::now() < end => await_event(&self.events, end),
+                Ok(None) => return Err(self.unsteady()),
+                Err(error) => return Err(error).context(|| "waitpid".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, tid: Pid, change: Change) -> Result<()> {
+        match change {
+            Change::Gone => {
+                self.threads.remove(&tid);
+            }
+            Change::Interrupted { job_control } => {
+                let process = if let Some(thread) = self.threads.get(&tid) {
+                    thread.process
+                } else {
+                    // Born of a thread that is traced, and so traced and stopped itself.
+                    let tgid = proc::Status::read(tid)?.number("Tgid");
+                    Pid::from_raw(tgid as i32).unwrap_or(tid)
+                };
+                self.threads.insert(tid, Thread { process, stopped: true, job_control });
+            }
+            // On to the stop that it was asked for. A signal has its effect before that.
+            Change::Event(_) => go_on(tid, 0)?,
+            Change::Signal(signal) => go_on(tid, signal)?,
+        }
+        Ok(())
+    }
+
+    fn unsteady(&self) -> Error {
+        let late = self.threads.iter().find(|(_, thread)| !thread.stopped);
+        let name = late.and_then(|(tid, _)| Stat::read(*tid).ok());
+        let name = name.map(|stat| String::from_utf8_lossy(&stat.name).into_owned());
+        Error::Unsteady(format!("{} does not stop", name.unwrap_or_default()))
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        for (tid, thread) in &self.threads {
+            // One that has not stopped cannot be let go yet; it is when this process ends.
+            if thread.stopped {
+                let _ = ptrace::detach(*tid, 0);
+            }
+        }
+        let late: Vec<Pid> = self
+            .threads
+            .iter()
+            .filter(|(_, thread)| !thread.stopped)
+            .map(|(tid, _)| *tid)
+            .collect();
+        // A parent in vfork(2) stops now that its child goes on.
+        for tid in late {
+            let end = Instant::now() + STOP;
+            while Instant::now() < end {
+                match ptrace::wait(Some(tid), false) {
+                    Ok(Some((_, Change::Signal(signal)))) => {
+                        let _ = ptrace::detach(tid, signal);
+                        break;
+                    }
+                    Ok(Some(_)) => {
+                        let _ = ptrace::detach(tid, 0);
+                        break;
+                    }
+                    Ok(None) => await_event(&self.events, end),
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+}
+
+fn go_on(tid: Pid, signal: i32) -> Result<()> {
+    let gone = |error: &std::io::Error| error.raw_os_error() == Some(libc::ESRCH);
+    for done in [ptrace::resume(tid, signal), ptrace::interrupt(tid)] {
+        match done {
+            Err(error) if !gone(&error) => return Err(error).context(|| "ptrace".to_owned()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a traced thread changed, or until `end`.
+pub(crate) fn await_event(events: &OwnedFd, end: Instant) {
+    let rest = end.saturating_duration_since(Instant::now());
+    let timeout = Timespec { tv_sec: rest.as_secs() as i64, tv_nsec: rest.subsec_nanos().into() };
+    let mut fds = [PollFd::new(events, PollFlags::IN)];
+    let _ = poll(&mut fds, Some(&timeout));
+    let mut buffer = [0; 512];
+    while matches!(rustix::io::read(events, &mut buffer), Ok(n) if n > 0) {}
+}
+
+impl Tree {
+    /// What becomes readable when a traced thread changes.
+    pub(crate) fn events(&self) -> &OwnedFd {
+        &self.events
+    }
+}

@@ -1,0 +1,95 @@
+//! Where the memory of a picture waits: in this process, at addresses that are free in all.
+//!
+//! Each area with contents has a mirror of the same length, congruent with it modulo 2 MiB, with
+//! the same protection. A clone inherits the mirrors by fork and moves them to where they belong,
+//! so that all clones share their pages until they write to them.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+
+use forkyard_sys::memory::{ADDRESSES_END, Pages};
+
+use crate::error::{Context, Error, Result};
+
+const HUGE: u64 = 2 * 1024 * 1024;
+
+/// The lowest address that is used: programs at fixed addresses begin below.
+const LOWEST: u64 = 0x1_0000_0000;
+
+/// Room that is left free at the end, for what builds the clones.
+const WORK_ROOM: u64 = 1 << 30;
+
+/// A range of addresses that no process of the picture uses.
+#[derive(Debug, Default)]
+pub struct Stage {
+    next: u64,
+    end: u64,
+    work: u64,
+    /// What is mapped, until it is let go.
+    kept: RefCell<Vec<Pages>>,
+    filled: Cell<u64>,
+}
+
+impl Stage {
+    /// Finds room for `length` bytes where none of these ranges is.
+    pub(crate) fn find(mut used: Vec<(u64, u64)>, length: u64) -> Result<Self> {
+        used.push((0, LOWEST));
+        used.push((ADDRESSES_END, u64::MAX));
+        used.sort_unstable();
+        let mut behind = 0;
+        let mut best = (0, 0);
+        for (start, end) in used {
+            if start > behind && start - behind > best.1 - best.0 {
+                best = (behind, start);
+            }
+            behind = behind.max(end);
+        }
+        let start = best.0.next_multiple_of(HUGE) + HUGE;
+        let end = best.1.saturating_sub(HUGE);
+        if end.saturating_sub(start) < length + WORK_ROOM {
+            return Err(Error::Failed {
+                what: format!("looking for {length} free bytes of address space"),
+                source: std::io::ErrorKind::OutOfMemory.into(),
+            });
+        }
+        Ok(Self { next: start, end: end - WORK_ROOM, work: end - WORK_ROOM, ..Self::default() })
+    }
+
+    /// Makes a mirror of an area.
+    pub(crate) fn mirror(&mut self, start: u64, length: u64, grows_down: bool) -> Result<Pages> {
+        let at = self.next.next_multiple_of(HUGE) + start % HUGE;
+        // A stack keeps its distance from what lies below.
+        let end = (at + length).next_multiple_of(HUGE) + HUGE;
+        if end > self.end {
+            return Err(Error::Unsteady("memory grew while it was measured".to_owned()));
+        }
+        self.next = end;
+        Pages::map(at, length, grows_down).context(|| format!("mapping {length} bytes"))
+    }
+
+    /// Keeps a mirror that holds this many bytes.
+    pub(crate) fn keep(&self, pages: Pages, filled: u64) {
+        self.kept.borrow_mut().push(pages);
+        self.filled.set(self.filled.get() + filled);
+    }
+
+    /// How many bytes were copied.
+    pub fn filled(&self) -> u64 {
+        self.filled.get()
+    }
+
+    /// Lets go of all memory, in a process that needs it no more.
+    pub fn release(&self) -> io::Result<()> {
+        self.kept.borrow_mut().drain(..).try_for_each(Pages::unmap)
+    }
+
+    /// Where the next mirror will be, at least.
+    pub(crate) fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// The first address of the room that is left for building.
+    pub(crate) fn work(&self) -> u64 {
+        self.work
+    }
+}

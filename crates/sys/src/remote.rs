@@ -1,0 +1,216 @@
+//! Memory and descriptors of other processes.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::AsRawFd;
+
+use rustix::process::Pid;
+
+/// Reads memory of a process into several places, `at` and on; gives how many bytes were read.
+///
+/// See [process_vm_readv(2)](https://man7.org/linux/man-pages/man2/process_vm_readv.2.html).
+pub fn read_memory(
+    pid: Pid,
+    from: &[(u64, usize)],
+    to: &mut [IoSliceMut<'_>],
+) -> io::Result<usize> {
+    let remote: Vec<libc::iovec> = from
+        .iter()
+        .map(|&(at, length)| libc::iovec { iov_base: at as *mut libc::c_void, iov_len: length })
+        .collect();
+    // SAFETY: an `IoSliceMut` has the layout of `iovec`, and is valid for writes; the other
+    // process's addresses are checked by the kernel.
+    let count = unsafe {
+        libc::process_vm_readv(
+            pid.as_raw_nonzero().get(),
+            to.as_mut_ptr().cast(),
+            to.len() as u64,
+            remote.as_ptr(),
+            remote.len() as u64,
+            0,
+        )
+    };
+    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+}
+
+/// Writes memory of a process, where it may write itself; gives how many bytes were written.
+pub fn write_memory(pid: Pid, at: u64, bytes: &[u8]) -> io::Result<usize> {
+    let local = [IoSlice::new(bytes)];
+    let remote = [libc::iovec { iov_base: at as *mut libc::c_void, iov_len: bytes.len() }];
+    // SAFETY: an `IoSlice` has the layout of `iovec`; the other process's addresses are checked by
+    // the kernel.
+    let count = unsafe {
+        libc::process_vm_writev(
+            pid.as_raw_nonzero().get(),
+            local.as_ptr().cast(),
+            1,
+            remote.as_ptr(),
+            1,
+            0,
+        )
+    };
+    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+}
+
+/// What two descriptors, or two processes, may have in common; see
+/// [kcmp(2)](https://man7.org/linux/man-pages/man2/kcmp.2.html).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An open file description; the numbers are descriptors.
+    File,
+    /// The table of descriptors.
+    Files,
+    /// Working directory, root and umask.
+    Fs,
+    /// Signal handlers.
+    SignalHandlers,
+    /// Memory.
+    Memory,
+}
+
+/// The order of what two processes have, by the kernel's own measure.
+pub fn compare(kind: Kind, one: (Pid, u64), other: (Pid, u64)) -> io::Result<std::cmp::Ordering> {
+    let kind = match kind {
+        Kind::File => 0,
+        Kind::Memory => 1,
+        Kind::Files => 2,
+        Kind::Fs => 3,
+        Kind::SignalHandlers => 4,
+    };
+    // SAFETY: kcmp reads no memory of this process.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            one.0.as_raw_nonzero().get(),
+            other.0.as_raw_nonzero().get(),
+            kind,
+            one.1,
+            other.1,
+        )
+    };
+    match result {
+        0 => Ok(std::cmp::Ordering::Equal),
+        1 => Ok(std::cmp::Ordering::Less),
+        2 | 3 => Ok(std::cmp::Ordering::Greater),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Where a thread's list of robust futexes begins, and its length; see `get_robust_list`(2).
+pub fn robust_list(tid: Pid) -> io::Result<(u64, u64)> {
+    let (mut head, mut length) = (0_u64, 0_u64);
+    // SAFETY: the kernel writes one pointer and one size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_get_robust_list,
+            tid.as_raw_nonzero().get(),
+            &raw mut head,
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok((head, length)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Pages of a process that `PAGEMAP_SCAN` found alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PageRange {
+    /// First address.
+    pub start: u64,
+    /// Behind the last.
+    pub end: u64,
+    /// What they have of [`PageScan::report`].
+    pub categories: u64,
+}
+
+/// Properties of pages, `PAGE_IS_*` of linux/fs.h.
+pub mod page {
+    /// Written since write protection began.
+    pub const WRITTEN: u64 = 1 << 1;
+    /// Belongs to a file, or to shared memory.
+    pub const FILE: u64 = 1 << 2;
+    /// In memory.
+    pub const PRESENT: u64 = 1 << 3;
+    /// Swapped out, or on its way.
+    pub const SWAPPED: u64 = 1 << 4;
+    /// The zero page.
+    pub const ZERO: u64 = 1 << 5;
+    /// A guard installed by madvise.
+    pub const GUARD: u64 = 1 << 8;
+}
+
+/// What to look for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageScan {
+    /// These are looked at the other way round.
+    pub inverted: u64,
+    /// All of these must be.
+    pub all_of: u64,
+    /// One of these must be, where any is given.
+    pub any_of: u64,
+    /// These are told.
+    pub report: u64,
+    /// What is found is protected from writes again, where tracking is set up.
+    pub protect: bool,
+}
+
+/// Scans pages between two addresses by a process's `/proc/PID/pagemap`.
+///
+/// See `Documentation/admin-guide/mm/pagemap.rst`.
+///
+/// # Errors
+/// `ENOTTY` on kernels before 6.7.
+pub fn scan_pages(
+    pagemap: &File,
+    start: u64,
+    end: u64,
+    scan: PageScan,
+) -> io::Result<Vec<PageRange>> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Arg {
+        size: u64,
+        flags: u64,
+        start: u64,
+        end: u64,
+        walk_end: u64,
+        vec: u64,
+        vec_len: u64,
+        max_pages: u64,
+        category_inverted: u64,
+        category_mask: u64,
+        category_anyof_mask: u64,
+        return_mask: u64,
+    }
+    // _IOWR('f', 16, struct pm_scan_arg)
+    const PAGEMAP_SCAN: u64 = 3 << 30 | (size_of::<Arg>() as u64) << 16 | (b'f' as u64) << 8 | 16;
+    let mut found = Vec::new();
+    let mut chunk = vec![PageRange::default(); 512];
+    let mut from = start;
+    while from < end {
+        let mut arg = Arg {
+            size: size_of::<Arg>() as u64,
+            flags: u64::from(scan.protect),
+            start: from,
+            end,
+            vec: chunk.as_mut_ptr() as u64,
+            vec_len: chunk.len() as u64,
+            category_inverted: scan.inverted,
+            category_mask: scan.all_of,
+            category_anyof_mask: scan.any_of,
+            return_mask: scan.report,
+            ..Arg::default()
+        };
+        // SAFETY: `arg` is as the kernel lays it out; it writes at most `vec_len` ranges to `vec`.
+        let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
+        if count < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        found.extend_from_slice(chunk.get(..count as usize).unwrap_or_default());
+        if arg.walk_end <= from {
+            break;
+        }
+        from = arg.walk_end;
+    }
+    Ok(found)
+}
