@@ -96,6 +96,7 @@ fn ops(
         ops.push(prctl(libc::PR_SET_CHILD_SUBREAPER, 1));
     }
     limits(program, alive, &mut ops);
+    see_stopped(site, pid, &mut ops);
     drain(program, &mut ops);
     for signal in &alive.pending {
         thread::queue(program, pid, None, signal, &mut ops);
@@ -104,14 +105,15 @@ fn ops(
     let (ready, go) = (site.control.address(READY), site.control.address(GO));
     ops.push(Op::add(ready, 1));
     ops.push(thread::wake(ready));
-    ops.push(Op::wait_while(go, 0));
+    ops.push(match alive.stopped {
+        // Nobody is there to have it go on before all go.
+        Some(signal) => Op::call(libc::SYS_kill, [u64::from(pid), signal as u64, 0, 0, 0, 0]),
+        None => Op::wait_while(go, 0),
+    });
     ops.push(Op::call(libc::SYS_munmap, [site.control.address(0), 4096, 0, 0, 0, 0]));
     ops.push(Op::add(gate, 1 << 16));
     ops.push(thread::wake(gate));
     timers(program, alive, &mut ops);
-    if let Some(signal) = alive.stopped {
-        ops.push(Op::call(libc::SYS_kill, [u64::from(pid), signal as u64, 0, 0, 0, 0]));
-    }
     ops.push(thread::leave(program, leader));
     Ok(ops)
 }
@@ -121,6 +123,18 @@ fn signal_actions(program: &mut Program, alive: &Alive, ops: &mut Vec<Op>) {
         let Some(action) = action else { continue };
         let at = program.put_words(&[action.handler, action.flags, action.restorer, action.mask]);
         ops.push(Op::call(libc::SYS_rt_sigaction, [n as u64 + 1, at, 0, 8, 0, 0]));
+    }
+}
+
+/// Waits for children to stop that shall be stopped, as their parent has been told already.
+fn see_stopped(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
+    const ONE_PROCESS: u64 = 1;
+    for child in site.picture.processes.iter().filter(|child| child.parent == pid) {
+        if matches!(&child.body, Body::Alive(alive) if alive.stopped.is_some()) {
+            let how = libc::WSTOPPED as u64;
+            let args = [ONE_PROCESS, u64::from(child.pid), 0, how, 0, 0];
+            ops.push(Op::call(libc::SYS_waitid, args));
+        }
     }
 }
 

@@ -1,0 +1,126 @@
+//! The zoo: one program for each kind of state, forked live, which looks at itself again in the
+//! original and in each clone.
+//!
+//! The programs are in `crates/snapshot/tests/zoo`, and compiled by the test that runs them.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod processes;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use forkyard_testkit::{TestServer, wait_for};
+
+/// Clones of one fork.
+const CLONES: usize = 2;
+
+/// How long a program may take from its start to being ready, and from the fork to its end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Forks a program of the zoo, and checks what it says of itself afterwards.
+#[track_caller]
+pub fn survives(program: &str) {
+    survives_with(program, &[], &[]);
+}
+
+/// The same, with options of `create` and of `exec`.
+#[track_caller]
+pub fn survives_with(program: &str, create: &[&str], exec: &[&str]) {
+    let server = TestServer::start();
+    let source = start(&server, program, create, exec);
+    let clones = fork(&server, &source);
+    assert_eq!(clones.len(), CLONES);
+    for id in clones.iter().chain([&source]) {
+        server.ok(&["exec", id, "--", "touch", "/root/forked"]);
+    }
+    for id in clones.iter().chain([&source]) {
+        let who = if *id == source { "the original" } else { "a clone" };
+        let (output, code) = end(&server, id);
+        assert!(code == 0 && output.ends_with("ok\n"), "{program} in {who}: {code}, {output}");
+    }
+}
+
+/// Forking a program of the zoo is refused with this text, and does it no harm.
+#[track_caller]
+pub fn refused(program: &str, text: &str) {
+    let server = TestServer::start();
+    let source = start(&server, program, &[], &[]);
+    let out = server.cli(&["fork", &source, "-n", "2"]);
+    support::refused(&out, 125, text);
+    server.ok(&["exec", &source, "--", "touch", "/root/forked"]);
+    let (output, code) = end(&server, &source);
+    assert!(code == 0 && output.ends_with("ok\n"), "{program}: {code}, {output}");
+    let (_, all) = server.get("/v1/sandboxes");
+    let all: Vec<serde_json::Value> = serde_json::from_slice(&all).unwrap();
+    assert_eq!(all.len(), 1, "no half clone is left");
+}
+
+/// Makes a sandbox in which a program of the zoo is ready to be forked; its id.
+#[track_caller]
+pub fn start(server: &TestServer, program: &str, create: &[&str], exec: &[&str]) -> String {
+    let binary = compiled(program);
+    let mut args = vec!["create"];
+    args.extend(create);
+    let id = server.ok(&args).trim().to_owned();
+    server.ok(&["cp", binary.to_str().unwrap(), &format!("{id}:/root/zoo")]);
+    let mut args = vec!["exec", "-d"];
+    args.extend(exec);
+    args.extend([id.as_str(), "--", "/root/zoo"]);
+    assert_eq!(server.ok(&args).trim(), "1");
+    wait_for(&format!("{program} to be ready"), PATIENCE, || {
+        let output = output(server, &id);
+        assert!(!output.contains("FAIL"), "{program} before the fork: {output}");
+        output.contains("ready\n") || output.contains("ready\r\n")
+    });
+    id
+}
+
+/// Forks a sandbox; the ids of the clones.
+#[track_caller]
+pub fn fork(server: &TestServer, source: &str) -> Vec<String> {
+    let count = CLONES.to_string();
+    let out = server.ok(&["fork", source, "-n", &count]);
+    out.lines().map(str::to_owned).collect()
+}
+
+/// What the first command of a sandbox wrote so far.
+#[track_caller]
+pub fn output(server: &TestServer, id: &str) -> String {
+    let target = format!("/v1/sandboxes/{id}/commands/1/output?stream=stdout");
+    let (status, bytes) = server.get(&target);
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&bytes));
+    String::from_utf8_lossy(&bytes).replace("\r\n", "\n")
+}
+
+/// Waits for the end of the first command; what it wrote, and its exit code.
+#[track_caller]
+pub fn end(server: &TestServer, id: &str) -> (String, i64) {
+    let http = server.http().limit(PATIENCE);
+    let target = format!("/v1/sandboxes/{id}/commands/1/wait");
+    let (status, bytes) = http.post(&target, "");
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    assert_eq!(status, 200, "{text}; so far: {}", output(server, id));
+    let command: serde_json::Value = serde_json::from_str(&text).unwrap();
+    (output(server, id), command["exit"]["code"].as_i64().unwrap_or(-1))
+}
+
+/// A program of the zoo, compiled.
+#[track_caller]
+fn compiled(program: &str) -> PathBuf {
+    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = DIR.get_or_init(|| tempfile::tempdir().unwrap()).path();
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../snapshot/tests/zoo");
+    let (source, binary) = (zoo.join(format!("{program}.c")), dir.join(program));
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O1", "-g", "-Wall", "-Wno-unused-result", "-pthread", "-o"]);
+    gcc.arg(&binary).arg(source).arg("-lrt");
+    let out = gcc.output().expect("run gcc");
+    assert!(out.status.success(), "gcc: {}", String::from_utf8_lossy(&out.stderr));
+    binary
+}

@@ -1,0 +1,18 @@
+//! Processes, their trees and their pipes.
+
+use super::survives;
+
+#[test]
+fn fork_keeps_a_single_process_with_its_memory_and_files() {
+    survives("process");
+}
+
+#[test]
+fn fork_keeps_unread_bytes_of_pipes_and_fifos() {
+    survives("pipes");
+}
+
+#[test]
+fn fork_keeps_groups_sessions_zombies_orphans_and_stopped_processes() {
+    survives("tree");
+}
