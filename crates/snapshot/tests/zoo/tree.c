@@ -3,25 +3,26 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-struct who { pid_t pid, parent, group, session; };
+static int report[2], release[2];
 
-static int report[2];
-
-/* In a child: checks that it is who it was, and says so. */
+/* In a child: checks that it is who it was, says so, and ends when all have. */
 static void stay(void) {
+    char byte;
+    close(release[1]);
     pid_t parent = getppid(), group = getpgrp(), session = getsid(0);
     while (!zoo_forked()) zoo_sleep_ms(2);
     MUST(getppid() == parent && getpgrp() == group && getsid(0) == session);
     MUST(write(report[1], "x", 1) == 1);
+    MUST(read(release[0], &byte, 1) == 0);
     _exit(0);
 }
 
 int main(void) {
-    MUST(pipe(report) == 0);
+    MUST(pipe(report) == 0 && pipe2(release, O_CLOEXEC) == 0);
     pid_t zombie, killed, stopped, grouped, sessioned;
     if ((zombie = fork()) == 0) _exit(7);
-    if ((killed = fork()) == 0) { pause(); _exit(0); }
-    if ((stopped = fork()) == 0) { pause(); _exit(0); }
+    if ((killed = fork()) == 0) { close(release[1]); pause(); _exit(0); }
+    if ((stopped = fork()) == 0) { close(release[1]); pause(); _exit(0); }
     if ((grouped = fork()) == 0) { setpgid(0, 0); if (fork() == 0) stay(); stay(); }
     if ((sessioned = fork()) == 0) {
         /* A child in the old session, then a session of its own with another child. */
@@ -51,6 +52,7 @@ int main(void) {
         char byte;
         MUST(read(report[0], &byte, 1) == 1);
     }
+    close(release[1]);
     MUST(waitpid(zombie, &status, 0) == zombie && WIFEXITED(status) && WEXITSTATUS(status) == 7);
     MUST(waitpid(killed, &status, 0) == killed && WIFSIGNALED(status) && WTERMSIG(status) == 9);
     /* That it is stopped was told before the fork. */
