@@ -102,7 +102,7 @@ fn credentials(program: &mut Program, who: &Credentials, ops: &mut Vec<Op>) {
         ops.push(prctl(libc::PR_CAP_AMBIENT, 2, number));
     }
     let held = forkyard_sys::caps::DEFAULT.bits();
-    for number in (0..63_u64).filter(|number| held & !bounding >> number & 1 == 1) {
+    for number in (0..63_u64).filter(|number| (held & !bounding) >> number & 1 == 1) {
         ops.push(prctl(libc::PR_CAPBSET_DROP, number, 0));
     }
     ops.push(prctl(libc::PR_SET_SECUREBITS, u64::from(who.secure_bits), 0));
