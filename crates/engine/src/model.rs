@@ -169,12 +169,16 @@ pub struct Fork {
 pub struct ForkReport {
     /// How long the original's processes were stopped.
     pub stopped_us: u64,
-    /// From the request to all clones running, by clone.
+    /// From the request to the picture of the original.
+    pub taken_us: u64,
+    /// From the request to the first clone running.
     pub running_us: u64,
     /// From the request to all clones running.
     pub total_us: u64,
     /// What the stop went into.
-    pub phases: Vec<Phase>,
+    pub stop: Vec<Phase>,
+    /// What building the first clone went into, from its init being told what to be.
+    pub build: Vec<Phase>,
     /// Bytes of memory that were copied.
     pub memory: u64,
     /// Processes of each clone.

@@ -85,6 +85,8 @@ pub struct LiveSandbox {
     session_ended: watch::Sender<(u32, i32)>,
     /// Its init is gone.
     ended: watch::Sender<bool>,
+    /// What building it as a clone took: names of parts, microseconds each.
+    rebuilt: Mutex<Vec<(String, u64)>>,
     /// When something was last asked of it, for the curious.
     last_used: AtomicU64,
     /// Commands that are taken up were started by another server.
@@ -107,6 +109,7 @@ impl LiveSandbox {
             session: tokio::sync::Mutex::default(),
             session_ended,
             ended,
+            rebuilt: Mutex::default(),
             last_used: AtomicU64::new(now()),
             adopting: AtomicBool::new(false),
             transition: tokio::sync::Mutex::default(),
@@ -127,6 +130,11 @@ impl LiveSandbox {
     pub fn usage(&self) -> Option<Usage> {
         let group = self.record().1.group.clone()?;
         Some(group.usage())
+    }
+
+    /// What building it as a clone took.
+    pub(crate) fn rebuilt(&self) -> Vec<(String, u64)> {
+        self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where it is in its life.
@@ -194,6 +202,9 @@ impl LiveSandbox {
                     if let Some(ready) = ready.take() {
                         let _ = ready.send(result);
                     }
+                }
+                Ok(InitMessage::Rebuilt(parts)) => {
+                    *self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner) = parts;
                 }
                 Ok(InitMessage::Reply { seq, result }) => {
                     // Registered here and not by who waits: its end may be the next message.

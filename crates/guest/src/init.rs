@@ -92,6 +92,7 @@ pub(crate) fn main(
     };
     let Birth { setup } = birth;
     let mounts = fds.collect();
+    let born = Instant::now();
     let parts = match kernel_files.and_then(|files| set_up(&setup, files, mounts)) {
         Ok(parts) => parts,
         Err(failure) => {
@@ -101,6 +102,7 @@ pub(crate) fn main(
             return 1;
         }
     };
+    let set_up_us = born.elapsed().as_micros() as u64;
     let mut init = Init {
         proof,
         deadline: setup.deadline,
@@ -128,9 +130,16 @@ pub(crate) fn main(
         if parts.old_root.detach().is_err() {
             return 1;
         }
-        if let Err(failure) = init.rebuild(held) {
-            init.tell(&InitMessage::Ready(Err(InitError::Setup(failure))));
-            return 1;
+        match init.rebuild(held) {
+            Ok(times) => {
+                let set_up = ("root".to_owned(), set_up_us);
+                let parts = [set_up].into_iter().chain(times.in_microseconds()).collect();
+                init.tell(&InitMessage::Rebuilt(parts));
+            }
+            Err(failure) => {
+                init.tell(&InitMessage::Ready(Err(InitError::Setup(failure))));
+                return 1;
+            }
         }
         init.tell(&InitMessage::Ready(Ok(())));
         return init.run();

@@ -519,6 +519,8 @@ pub enum InitOk {
 pub enum InitMessage {
     /// The sandbox is set up; the first message of all. Answers no request.
     Ready(Result<(), InitError>),
+    /// What building a clone took: names of parts, microseconds each. Comes before [`Self::Ready`].
+    Rebuilt(Vec<(String, u64)>),
     /// Answers the request with this number.
     Reply {
         /// The request's.

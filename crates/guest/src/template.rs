@@ -6,10 +6,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use forkyard_snapshot::{Error, Outside, Picture, Stage, Subject, Taken, Times, copy_tree};
+use forkyard_snapshot::{Error, Outside, Picture, Stage, Subject, Taken, copy_tree};
 use forkyard_sys::channel;
 use rustix::process::Pid;
 
@@ -94,15 +95,32 @@ fn copy_files(what: &Take, records: &Records, init: Pid) -> Result<(), Error> {
     }
     for overlay in &records.setup.overlays {
         let from = Path::new(&what.uppers).join(&overlay.name);
-        copy_tree(&from, &into.join(&overlay.name), 0)?;
+        if !is_untouched(&from) {
+            copy_tree(&from, &into.join(&overlay.name), 0)?;
+        }
     }
     // In memory, files have the ids that the host sees.
     let shift = if let Ids::Range { base } = what.ids { base } else { 0 };
     for (name, place) in IN_MEMORY {
         let from = format!("/proc/{init}/root/{place}");
-        copy_tree(Path::new(&from), &into.join(name), shift)?;
+        if !is_empty(Path::new(&from)) {
+            copy_tree(Path::new(&from), &into.join(name), shift)?;
+        }
     }
     Ok(())
+}
+
+/// Whether a directory has nothing in it; what cannot be read is not empty.
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Whether an upper is as it was made: empty, and its own mode and owner as they were.
+fn is_untouched(upper: &Path) -> bool {
+    let made = |stat: &std::fs::Metadata| {
+        stat.mode() & 0o7777 == 0o755 && stat.uid() == 0 && stat.gid() == 0
+    };
+    is_empty(upper) && std::fs::metadata(upper).is_ok_and(|stat| made(&stat))
 }
 
 /// Host ids of init's own children.
@@ -158,11 +176,9 @@ fn take_error(error: &Error) -> TakeError {
 }
 
 fn report(taken: &Taken) -> TakeReport {
-    let Times { stopped, parts, .. } = &taken.times;
-    let us = |time: &Duration| time.as_micros() as u64;
     TakeReport {
-        stopped_us: us(stopped),
-        parts: parts.iter().map(|(name, time)| (name.clone(), us(time))).collect(),
+        stopped_us: taken.times.stopped.as_micros() as u64,
+        parts: taken.times.in_microseconds(),
         memory: taken.stage.filled(),
         counts: taken.picture.counts(),
     }

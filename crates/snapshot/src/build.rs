@@ -18,6 +18,7 @@ use self::tree::{Node, Role};
 use crate::error::{Context, Error, Result};
 use crate::picture::Picture;
 use crate::stage::Stage;
+use crate::times::Times;
 
 /// How long building may take. Only a host that is out of memory takes more than milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,9 +43,11 @@ pub fn build(
     picture: &Picture,
     stage: &Stage,
     home: &mut dyn Home,
+    times: &mut Times,
 ) -> Result<()> {
     let nodes = tree::plan(picture)?;
     let files = files::open_all(picture, home)?;
+    times.mark("open");
     let control = Control::new(stage.work())?;
     let site = Site {
         picture,
@@ -57,7 +60,10 @@ pub fn build(
     for &root in nodes.roots() {
         site.fork(proof, root).context(|| "clone3 with a process id".to_owned())?;
     }
-    site.release()
+    times.mark("fork");
+    site.release()?;
+    times.mark("build");
+    Ok(())
 }
 
 /// From the control page to where a process keeps its program.

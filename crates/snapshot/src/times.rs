@@ -18,12 +18,26 @@ pub struct Times {
 }
 
 impl Times {
+    /// Times that run.
+    pub fn start() -> Self {
+        let mut times = Self::default();
+        times.begin();
+        times
+    }
+
+    /// Names and microseconds.
+    pub fn in_microseconds(&self) -> Vec<(String, u64)> {
+        let part = |(name, time): &(String, Duration)| (name.clone(), time.as_micros() as u64);
+        self.parts.iter().map(part).collect()
+    }
+
     pub(crate) fn begin(&mut self) {
         let now = Instant::now();
         (self.begun, self.last) = (Some(now), Some(now));
     }
 
-    pub(crate) fn mark(&mut self, part: &str) {
+    /// A part is over.
+    pub fn mark(&mut self, part: &str) {
         let now = Instant::now();
         let since = self.last.replace(now).unwrap_or(now);
         self.parts.push((part.to_owned(), now - since));

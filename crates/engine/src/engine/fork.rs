@@ -1,7 +1,7 @@
 //! Live fork: running copies of a running sandbox.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forkyard_guest::proto::{InitBody, Setup, TakeReport};
 use forkyard_sys::channel;
@@ -37,8 +37,12 @@ impl Engine {
         drop(turn);
         let result = match taken {
             Ok((template, setup, report)) => {
+                let taken = begun.elapsed();
                 let made = self.make_clones(live, &template, &setup, names).await;
-                made.map(|clones| Fork { report: fork_report(begun, report, &clones), clones })
+                made.map(|(clones, first)| {
+                    let report = fork_report(begun, taken, report, first);
+                    Fork { report, clones }
+                })
             }
             Err(error) => Err(error),
         };
@@ -75,7 +79,9 @@ impl Engine {
         template: &Template,
         setup: &Setup,
         names: Vec<Option<String>>,
-    ) -> Result<Vec<Sandbox>> {
+    ) -> Result<(Vec<Sandbox>, First)> {
+        let start = Instant::now();
+        let mut first = First::default();
         let mut begun: Vec<(Arc<LiveSandbox>, Option<Ready>)> = Vec::new();
         let mut failed = None;
         for name in names {
@@ -91,9 +97,12 @@ impl Engine {
             if let Some(ready) = ready.take().filter(|_| failed.is_none()) {
                 failed = self.finish_clone(live, ready).await.err();
             }
+            if first.parts.is_empty() {
+                first = First { running: start.elapsed(), parts: live.rebuilt() };
+            }
         }
         match failed {
-            None => Ok(begun.iter().map(|(live, _)| live.info()).collect()),
+            None => Ok((begun.iter().map(|(live, _)| live.info()).collect(), first)),
             Some(mut error) => {
                 for (live, _) in &begun {
                     error = self.undo(live, error).await;
@@ -175,14 +184,26 @@ fn names(prefix: Option<&str>, count: u32) -> Result<Vec<Option<String>>> {
     Ok(names.into_iter().map(Some).collect())
 }
 
-fn fork_report(begun: Instant, report: TakeReport, clones: &[Sandbox]) -> ForkReport {
+/// How the first clone came to be.
+#[derive(Default)]
+struct First {
+    running: Duration,
+    parts: Vec<(String, u64)>,
+}
+
+fn fork_report(begun: Instant, taken: Duration, report: TakeReport, first: First) -> ForkReport {
     let [processes, threads, files] = report.counts;
-    let phase = |(name, us)| Phase { name, us };
+    let us = |time: Duration| time.as_micros() as u64;
+    let phases = |parts: Vec<(String, u64)>| {
+        parts.into_iter().map(|(name, us)| Phase { name, us }).collect()
+    };
     ForkReport {
         stopped_us: report.stopped_us,
-        running_us: begun.elapsed().as_micros() as u64 / clones.len().max(1) as u64,
-        total_us: begun.elapsed().as_micros() as u64,
-        phases: report.parts.into_iter().map(phase).collect(),
+        taken_us: us(taken),
+        running_us: us(taken + first.running),
+        total_us: us(begun.elapsed()),
+        stop: phases(report.parts),
+        build: phases(first.parts),
         memory: report.memory,
         processes,
         threads,

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use forkyard_snapshot::{Home, copy_tree};
+use forkyard_snapshot::{Home, Times, copy_tree};
 use forkyard_sys::landlock::Wall;
 use rustix::process::Pid;
 
@@ -18,9 +18,11 @@ use crate::template::{Held, IN_MEMORY, number_of_command, number_of_session};
 
 impl Init<'_> {
     /// Builds the processes of a picture, and takes up their commands and session.
-    pub(super) fn rebuild(&mut self, held: &Held) -> Result<(), Failure> {
+    pub(super) fn rebuild(&mut self, held: &Held) -> Result<Times, Failure> {
         let failed = |e: io::Error| Failure::new("letting go of the memory of a fork", &e);
+        let mut times = Times::start();
         self.fill_memory_files()?;
+        times.mark("files in memory");
         let mut lent = Lent {
             ends: BTreeMap::new(),
             wall: self.confinement.wall.as_ref(),
@@ -32,7 +34,7 @@ impl Init<'_> {
         }
         let session = held.records.session.as_ref();
         let session = session.map(|record| take_session(record, held, &mut lent)).transpose()?;
-        forkyard_snapshot::build(&self.proof, held.picture(), held.stage(), &mut lent)
+        forkyard_snapshot::build(&self.proof, held.picture(), held.stage(), &mut lent, &mut times)
             .map_err(|error| Failure { what: error.to_string(), errno: 5 })?;
         drop(lent);
         held.stage().release().map_err(failed)?;
@@ -42,7 +44,8 @@ impl Init<'_> {
             self.sessions = 1;
             self.session = Some(session);
         }
-        Ok(())
+        times.mark("let go");
+        Ok(times)
     }
 }
 
@@ -52,6 +55,9 @@ impl Init<'_> {
         let from = self.builder.generation(&self.setup)?;
         for (name, place) in IN_MEMORY {
             let copy = format!("{from}/{name}");
+            if !Path::new(&copy).exists() {
+                continue;
+            }
             copy_tree(Path::new(&copy), &Path::new("/").join(place), 0)
                 .map_err(|error| Failure { what: error.to_string(), errno: 5 })?;
             std::fs::remove_dir_all(&copy)
