@@ -41,7 +41,7 @@ impl Engine {
                 let made = self.make_clones(live, &template, &setup, names).await;
                 made.map(|(clones, first)| {
                     let report = fork_report(begun, taken, report, first);
-                    Fork { report, clones }
+                    Fork { clones, report }
                 })
             }
             Err(error) => Err(error),
