@@ -152,7 +152,7 @@ pub enum TakeError {
     Failed(String),
 }
 
-/// What an init tells of its sandbox when it holds still for a picture.
+/// What an init tells of its sandbox when it holds still for a picture. With it: its root.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Records {
     /// How it was set up.
@@ -165,6 +165,10 @@ pub struct Records {
     pub session: Option<SessionRecord>,
     /// Process ids, inside, of init's own children.
     pub workers: Vec<u32>,
+    /// Names of its namespaces and what their links say.
+    pub namespaces: Vec<(String, String)>,
+    /// Its root directory.
+    pub root: Option<StreamRecord>,
 }
 
 /// A command that runs, for a picture.

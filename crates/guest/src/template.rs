@@ -5,7 +5,7 @@
 //! it without a copy.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -50,11 +50,19 @@ impl Held {
         let message = message.ok_or_else(|| TakeError::Failed("init is gone".to_owned()))?;
         let records: Records = decode(&message.bytes)
             .map_err(|error| TakeError::Failed(format!("what init tells: {error}")))?;
-        let subject = Subject { init, leave: workers(init, &records), outside: outside(&records) };
+        let root = message.fds.into_iter().next();
+        let root = root.ok_or_else(|| TakeError::Failed("init gave no root".to_owned()))?;
+        let subject = Subject {
+            init,
+            leave: workers(init, &records),
+            outside: outside(&records),
+            namespaces: records.namespaces.clone(),
+            root: records.root.unwrap_or_default(),
+        };
         let mut tries = 0;
         let (taken, ()) = loop {
             tries += 1;
-            match forkyard_snapshot::take(&subject, || copy_files(what, &records, init)) {
+            match forkyard_snapshot::take(&subject, || copy_files(what, &records, &root)) {
                 Err(Error::Unsteady(_)) if tries < TRIES => {
                     // Long enough for a program to be started.
                     std::thread::sleep(Duration::from_millis(u64::from(tries)));
@@ -85,7 +93,7 @@ impl Held {
 }
 
 /// Copies what the sandbox wrote, while it is stopped.
-fn copy_files(what: &Take, records: &Records, init: Pid) -> Result<(), Error> {
+fn copy_files(what: &Take, records: &Records, root: &OwnedFd) -> Result<(), Error> {
     let into = Path::new(&what.into);
     // A try before this one may have left some.
     if let Ok(entries) = std::fs::read_dir(into) {
@@ -102,7 +110,7 @@ fn copy_files(what: &Take, records: &Records, init: Pid) -> Result<(), Error> {
     // In memory, files have the ids that the host sees.
     let shift = if let Ids::Range { base } = what.ids { base } else { 0 };
     for (name, place) in IN_MEMORY {
-        let from = format!("/proc/{init}/root/{place}");
+        let from = format!("/proc/self/fd/{}/{place}", root.as_raw_fd());
         if !is_empty(Path::new(&from)) {
             copy_tree(Path::new(&from), &into.join(name), shift)?;
         }

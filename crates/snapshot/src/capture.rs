@@ -33,6 +33,10 @@ pub struct Subject {
     pub leave: Vec<Pid>,
     /// What leads out of it.
     pub outside: Outside,
+    /// Names of its namespaces, and what the links of these say.
+    pub namespaces: Vec<(String, String)>,
+    /// Device and inode of its root directory.
+    pub root: (u64, u64),
 }
 
 /// A picture with the memory that belongs to it.

@@ -34,8 +34,9 @@ impl Init<'_> {
     pub(super) fn hold(&mut self) {
         if let Some(holder) = &self.holder
             && let Ok(Some(_)) = channel::receive(holder)
-            && let Ok(bytes) = encode(&self.records())
-            && channel::send(holder, &bytes, &[]).is_ok()
+            && let Ok(root) = forkyard_sys::mount::open_dir("/")
+            && let Ok(bytes) = encode(&self.records(&root))
+            && channel::send(holder, &bytes, &[root.as_fd()]).is_ok()
         {
             let _ = channel::receive(holder);
         }
@@ -48,7 +49,7 @@ impl Init<'_> {
         }
     }
 
-    fn records(&self) -> Records {
+    fn records(&self, root: &OwnedFd) -> Records {
         let running = self.commands.values().filter(|command| command.state.exit.is_none());
         let commands = running.map(|command| CommandRecord {
             state: command.state.clone(),
@@ -75,8 +76,19 @@ impl Init<'_> {
             next_command: self.next_command,
             session,
             workers: self.workers.keys().copied().collect(),
+            namespaces: namespaces(),
+            root: identity(root),
         }
     }
+}
+
+/// Of this process, and so of the sandbox. Nobody else may look, for init cannot be traced.
+fn namespaces() -> Vec<(String, String)> {
+    let link = |name: &&str| {
+        let link = std::fs::read_link(format!("/proc/self/ns/{name}")).ok()?;
+        Some(((*name).to_owned(), link.to_string_lossy().into_owned()))
+    };
+    ["mnt", "net", "ipc", "uts", "user", "pid", "cgroup", "time"].iter().filter_map(link).collect()
 }
 
 fn identity(fd: &impl AsFd) -> Option<StreamRecord> {

@@ -4,7 +4,7 @@ use forkyard_sys::stub::Op;
 
 use super::Capture;
 use super::thread::{self, THREAD_ROOM};
-use crate::error::{Result, unreadable};
+use crate::error::{Context, Result, unreadable};
 use crate::inject::Hand;
 use crate::picture::{Alive, SignalAction};
 use crate::proc::{self, Stat, Status, refuse};
@@ -82,16 +82,14 @@ impl Capture<'_> {
         if filters > 1 {
             return no("it has a seccomp filter of its own making");
         }
-        let init = self.subject.init;
-        for space in ["mnt", "net", "ipc", "uts", "user", "pid", "cgroup", "time"] {
-            let file = format!("ns/{space}");
-            // Not every kernel has all of them.
-            let (own, sandbox) = (proc::link(stopped.pid, &file), proc::link(init, &file));
-            if own.ok() != sandbox.ok() {
+        for (space, sandboxs) in &self.subject.namespaces {
+            if proc::link(stopped.pid, &format!("ns/{space}"))? != sandboxs.as_bytes() {
                 return no(&format!("it is in a {space} namespace of its own making"));
             }
         }
-        if proc::link(stopped.pid, "root")? != proc::link(init, "root")? {
+        let root = format!("/proc/{}/root", stopped.pid);
+        let stat = rustix::fs::stat(&root).context(|| format!("looking at {root}"))?;
+        if (stat.st_dev, stat.st_ino) != self.subject.root {
             return no("it has another root directory");
         }
         Ok(())
