@@ -3,7 +3,7 @@
 //!
 //! The programs are in `crates/snapshot/tests/zoo`, and compiled by the test that runs them.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 #[path = "../support/mod.rs"]
 mod support;
