@@ -1,6 +1,7 @@
 //! Building a picture's processes again, by the init of another sandbox.
 
 mod files;
+mod loose;
 mod memory;
 mod program;
 mod task;
@@ -46,7 +47,7 @@ pub fn build(
     times: &mut Times,
 ) -> Result<()> {
     let nodes = tree::plan(picture)?;
-    let files = files::open_all(picture, home)?;
+    let files = files::open_all(picture, stage, home)?;
     times.mark("open");
     let control = Control::new(stage.work())?;
     let site = Site {
@@ -56,6 +57,7 @@ pub fn build(
         home,
         nodes: &nodes,
         work: stage.work() + WORK,
+        shared: stage.shared(),
     };
     for &root in nodes.roots() {
         site.fork(proof, root).context(|| "clone3 with a process id".to_owned())?;
@@ -63,7 +65,7 @@ pub fn build(
     times.mark("fork");
     site.release()?;
     times.mark("build");
-    Ok(())
+    loose::release(files.loose)
 }
 
 /// From the control page to where a process keeps its program.
@@ -78,6 +80,8 @@ struct Site<'a> {
     nodes: &'a tree::Plan,
     /// The first address of room that each has for itself.
     work: u64,
+    /// The first address of memory that processes share, up to the control page.
+    shared: u64,
 }
 
 impl Site<'_> {
@@ -161,6 +165,7 @@ impl Site<'_> {
             }
             self.control.pages.wait_while(READY, ready, Duration::from_millis(5));
         }
+        loose::finish(self.picture, &self.files.loose)?;
         self.control.pages.store_and_wake(GO, 1);
         Ok(())
     }

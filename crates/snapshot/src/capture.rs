@@ -1,7 +1,9 @@
 //! Taking the picture: everything is stopped, and is asked what it is.
 
 mod descriptors;
+mod loose;
 mod memory;
+mod named;
 mod process;
 mod thread;
 
@@ -19,6 +21,7 @@ use crate::stage::Stage;
 use crate::times::Times;
 
 pub(crate) use descriptors::Descriptions;
+pub(crate) use loose::LooseFiles;
 
 /// What of a sandbox leads out of it: pipes and files, by device and inode, with a number of the
 /// asker's.
@@ -56,6 +59,9 @@ pub struct Taken {
 pub fn take<T>(subject: &Subject, meanwhile: impl FnOnce() -> Result<T>) -> Result<(Taken, T)> {
     let mut times = Times::default();
     let tail = Tail::find()?;
+    let memory_device = named::memory_device()?;
+    let memory_files = named::memory_files(subject.init);
+    let tells_guards = memory::tells_guards();
     times.begin();
     let tree = Tree::stop(subject.init, subject.leave.clone())?;
     times.mark("stop");
@@ -70,15 +76,20 @@ pub fn take<T>(subject: &Subject, meanwhile: impl FnOnce() -> Result<T>) -> Resu
         users: Map::read(subject.init, "uid_map")?,
         groups: Map::read(subject.init, "gid_map")?,
         mappings: HashMap::new(),
+        loose: LooseFiles::default(),
+        memory_device,
+        memory_files,
+        tells_guards,
     };
     let processes = tree.processes();
     capture.read_all(&processes)?;
     times.mark("read");
     let with = meanwhile()?;
     times.mark("files");
-    let Capture { mut picture, stage, descriptions, .. } = capture;
+    let Capture { mut picture, stage, descriptions, loose, .. } = capture;
     picture.descriptions = descriptions.all;
     picture.pipes = descriptions.pipes;
+    picture.loose = loose.all;
     drop(tree);
     times.stopped();
     Ok((Taken { picture, stage, times }, with))
@@ -97,6 +108,13 @@ struct Capture<'a> {
     users: Map,
     groups: Map,
     mappings: HashMap<Pid, Vec<Mapping>>,
+    loose: LooseFiles,
+    /// The device of shared memory and memfds.
+    memory_device: u64,
+    /// Devices of the sandbox's file systems in memory.
+    memory_files: Vec<u64>,
+    /// This kernel tells where guard pages are.
+    tells_guards: bool,
 }
 
 impl Capture<'_> {
@@ -126,6 +144,6 @@ impl Capture<'_> {
                 body,
             });
         }
-        Ok(())
+        self.finish_loose()
     }
 }

@@ -237,6 +237,11 @@ impl<'a> Hand<'a> {
         }
     }
 
+    /// The first address of the area.
+    pub(crate) fn area(&self) -> u64 {
+        self.area
+    }
+
     /// Gives all threads back what they were.
     pub(crate) fn close(mut self) -> Result<()> {
         // Others first: what brings them back if we die is in the area.

@@ -3,9 +3,13 @@
 //! Process ids, paths and users are those inside the sandbox. A picture refers to memory that its
 //! [`crate::Stage`] holds by the address where it is staged.
 
+mod loose;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use loose::{FileRef, Loose, LooseKind};
 
 /// Processes of a sandbox as they were at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -16,6 +20,8 @@ pub struct Picture {
     pub descriptions: Vec<Description>,
     /// Pipes and fifos.
     pub pipes: Vec<Pipe>,
+    /// Files that no path leads to, and shared memory.
+    pub loose: Vec<Loose>,
     /// What has not been read of pipes that come from outside, by their numbers.
     pub inputs: BTreeMap<u64, serde_bytes::ByteBuf>,
 }
@@ -66,7 +72,7 @@ pub struct Alive {
     /// Its descriptors.
     pub descriptors: Vec<Descriptor>,
     /// Working directory.
-    pub directory: Vec<u8>,
+    pub directory: FileRef,
     /// umask(2)
     pub umask: u32,
     /// What signals do, by their number less one; absent where it is the default.
@@ -172,7 +178,7 @@ pub struct Credentials {
 }
 
 /// A process's memory.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Memory {
     /// Its mappings, by address.
     pub areas: Vec<Area>,
@@ -182,7 +188,13 @@ pub struct Memory {
     #[serde(with = "serde_bytes")]
     pub auxv: Vec<u8>,
     /// Its program.
-    pub program: Vec<u8>,
+    pub program: FileRef,
+    /// `MCL_*` for what it maps from now on: see mlockall(2).
+    pub lock_future: u32,
+    /// `PR_SET_MDWE`
+    pub no_exec_gain: u32,
+    /// `PR_SET_THP_DISABLE`
+    pub no_huge_pages: bool,
     /// The staged mirrors of its areas: first address and behind the last.
     pub staged: (u64, u64),
 }
@@ -198,6 +210,10 @@ pub struct Area {
     pub protection: u32,
     /// The two letters of each flag, as `VmFlags` of /proc/PID/smaps has them.
     pub flags: Vec<[u8; 2]>,
+    /// Ranges of guard pages in it, `MADV_GUARD_INSTALL`: first address and behind the last.
+    pub guards: Vec<(u64, u64)>,
+    /// `PR_SET_VMA_ANON_NAME`
+    pub name: Option<Vec<u8>>,
     /// What it shows.
     pub kind: AreaKind,
 }
@@ -213,7 +229,7 @@ pub enum AreaKind {
     /// A file, shared or with changes of its own.
     File {
         /// The file.
-        path: Vec<u8>,
+        file: FileRef,
         /// Where in the file it begins.
         offset: u64,
         /// Changes go to the file.
@@ -222,6 +238,13 @@ pub enum AreaKind {
         writable: bool,
         /// Pages that differ from the file: address, length, and where they are staged.
         changed: Vec<(u64, u64, u64)>,
+    },
+    /// Memory that is shared and has no descriptor: see [`LooseKind`].
+    Shared {
+        /// Index into the picture's loose files.
+        object: usize,
+        /// Where in it it begins.
+        offset: u64,
     },
     /// Of the kernel's: `[vdso]`, `[vvar]` and its like.
     Kernel(Vec<u8>),
@@ -254,6 +277,8 @@ pub struct Description {
 pub enum DescriptionKind {
     /// A file, directory or device by its path.
     Path(Vec<u8>),
+    /// A file that no path leads to: index into the picture's loose files.
+    Loose(usize),
     /// A pipe: index into the picture's pipes.
     Pipe(usize),
     /// What leads out of the sandbox, or to init: told apart by who asked for the picture.

@@ -123,6 +123,31 @@ pub(crate) struct Mapping {
     pub(crate) flags: Vec<[u8; 2]>,
     /// Kilobytes of pages that are not the file's.
     pub(crate) anonymous: u64,
+    /// Kilobytes that are swapped out.
+    pub(crate) swapped: u64,
+    /// Key of pkeys(7).
+    pub(crate) protection_key: u64,
+}
+
+impl Mapping {
+    /// As `st_dev` has it.
+    pub(crate) fn device(&self) -> u64 {
+        rustix::fs::makedev(self.device.0, self.device.1)
+    }
+
+    /// Whether it is private memory that no file is behind.
+    pub(crate) fn shows_anonymous(&self) -> bool {
+        self.inode == 0
+            && self.device == (0, 0)
+            && (self.name.is_empty() || self.name.starts_with(b"["))
+    }
+
+    /// The name that its process gave it, see `PR_SET_VMA`(2const).
+    pub(crate) fn given_name(&self) -> Option<Vec<u8>> {
+        let given = [b"[anon:".as_slice(), b"[anon_shmem:"];
+        let name = given.iter().find_map(|start| self.name.strip_prefix(*start))?;
+        name.strip_suffix(b"]").map(<[u8]>::to_vec)
+    }
 }
 
 /// The mappings of a process.
@@ -139,9 +164,18 @@ pub(crate) fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
             if let Some(flags) = line.strip_prefix(b"VmFlags:") {
                 last.flags =
                     flags.split(|&b| b == b' ').filter_map(|flag| flag.try_into().ok()).collect();
-            } else if let Some(rest) = line.strip_prefix(b"Anonymous:") {
-                let text = std::str::from_utf8(rest).ok()?;
-                last.anonymous = text.split_ascii_whitespace().next()?.parse().ok()?;
+                continue;
+            }
+            let fields = [
+                (b"Anonymous:".as_slice(), &mut last.anonymous),
+                (b"Swap:", &mut last.swapped),
+                (b"ProtectionKey:", &mut last.protection_key),
+            ];
+            for (name, field) in fields {
+                if let Some(rest) = line.strip_prefix(name) {
+                    let text = std::str::from_utf8(rest).ok()?;
+                    *field = text.split_ascii_whitespace().next()?.parse().ok()?;
+                }
             }
         } else {
             all.push(parse_mapping(line)?);
@@ -170,6 +204,8 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
         name: name.trim_ascii_start().to_vec(),
         flags: Vec::new(),
         anonymous: 0,
+        swapped: 0,
+        protection_key: 0,
     })
 }
 

@@ -6,10 +6,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::AsFd;
 
 use forkyard_sys::memory::{ADDRESSES_END, Pages};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, unreadable};
 
 const HUGE: u64 = 2 * 1024 * 1024;
 
@@ -24,6 +25,7 @@ const WORK_ROOM: u64 = 1 << 30;
 pub struct Stage {
     next: u64,
     end: u64,
+    shared: u64,
     work: u64,
     /// What is mapped, until it is let go.
     kept: RefCell<Vec<Pages>>,
@@ -31,8 +33,9 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Finds room for `length` bytes where none of these ranges is.
-    pub(crate) fn find(mut used: Vec<(u64, u64)>, length: u64) -> Result<Self> {
+    /// Finds room for `length` bytes where none of these ranges is, and for memory that the
+    /// processes of a clone share, another `shared`, a multiple of 2 MiB.
+    pub(crate) fn find(mut used: Vec<(u64, u64)>, length: u64, shared: u64) -> Result<Self> {
         used.push((0, LOWEST));
         used.push((ADDRESSES_END, u64::MAX));
         used.sort_unstable();
@@ -46,13 +49,16 @@ impl Stage {
         }
         let start = best.0.next_multiple_of(HUGE) + HUGE;
         let end = best.1.saturating_sub(HUGE);
-        if end.saturating_sub(start) < length + WORK_ROOM {
+        let wanted = length.saturating_add(shared).saturating_add(WORK_ROOM);
+        if end.saturating_sub(start) < wanted {
             return Err(Error::Failed {
                 what: format!("looking for {length} free bytes of address space"),
                 source: std::io::ErrorKind::OutOfMemory.into(),
             });
         }
-        Ok(Self { next: start, end: end - WORK_ROOM, work: end - WORK_ROOM, ..Self::default() })
+        let work = end - WORK_ROOM;
+        let shared = work - shared;
+        Ok(Self { next: start, end: shared, shared, work, ..Self::default() })
     }
 
     /// Makes a mirror of an area.
@@ -86,6 +92,34 @@ impl Stage {
     /// Where the next mirror will be, at least.
     pub(crate) fn position(&self) -> u64 {
         self.next
+    }
+
+    /// The first address of the room for memory that processes share: up to [`Self::work`].
+    pub(crate) fn shared(&self) -> u64 {
+        self.shared
+    }
+
+    /// Copies what is staged to other pages.
+    pub(crate) fn copy_to(&self, pages: &mut Pages, at: u64, part: (u64, u64)) -> Result<()> {
+        let (staged, length) = part;
+        self.with(part, |from| pages.copy_from(at, from, staged, length))
+    }
+
+    /// Writes what is staged to a file.
+    pub(crate) fn write_to(&self, file: impl AsFd, at: u64, part: (u64, u64)) -> Result<()> {
+        let (staged, length) = part;
+        self.with(part, |from| from.write_to(staged, length, file, at))
+    }
+
+    fn with(
+        &self,
+        (staged, length): (u64, u64),
+        work: impl FnOnce(&Pages) -> io::Result<()>,
+    ) -> Result<()> {
+        let kept = self.kept.borrow();
+        let from = kept.iter().find(|pages| pages.holds(staged, length));
+        let from = from.ok_or_else(|| unreadable("a picture: what is not staged"))?;
+        work(from).context(|| "copying shared memory and files".to_owned())
     }
 
     /// The first address of the room that is left for building.

@@ -1,5 +1,7 @@
 //! Memory of this process at chosen addresses, filled from other processes.
 
+mod transfer;
+
 use std::io::{self, IoSliceMut};
 
 use rustix::process::Pid;
@@ -24,12 +26,13 @@ impl Pages {
     /// # Errors
     /// `EEXIST` where something is mapped there.
     pub fn map(start: u64, length: u64, grows_down: bool) -> io::Result<Self> {
-        let kind = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        let kind = libc::MAP_PRIVATE;
         let kind = if grows_down { kind | libc::MAP_GROWSDOWN } else { kind };
         Self::map_as(start, length, kind)
     }
 
-    /// Maps memory that this process shares with its forks.
+    /// Maps memory that this process shares with its forks; it too counts only as far as it is
+    /// used.
     pub fn map_shared(start: u64, length: u64) -> io::Result<Self> {
         Self::map_as(start, length, libc::MAP_SHARED)
     }
@@ -41,7 +44,7 @@ impl Pages {
                 start as *mut libc::c_void,
                 length as usize,
                 libc::PROT_READ | libc::PROT_WRITE,
-                kind | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+                kind | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE,
                 -1,
                 0,
             )

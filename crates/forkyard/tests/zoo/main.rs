@@ -9,6 +9,7 @@
 mod support;
 
 mod processes;
+mod shared_memory;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -8,8 +8,10 @@ use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::Home;
+use super::loose::{self, Made};
 use crate::error::{Context, Result};
-use crate::picture::{AreaKind, Body, Description, DescriptionKind, Picture, Pipe};
+use crate::picture::{AreaKind, Body, Description, DescriptionKind, FileRef, Picture, Pipe};
+use crate::stage::Stage;
 
 /// What `O_*` flags of a description can be asked for again.
 const KEPT: OFlags = OFlags::APPEND
@@ -18,6 +20,7 @@ const KEPT: OFlags = OFlags::APPEND
     .union(OFlags::NOATIME)
     .union(OFlags::PATH)
     .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
     .union(OFlags::DSYNC)
     .union(OFlags::SYNC);
 
@@ -25,25 +28,30 @@ const KEPT: OFlags = OFlags::APPEND
 pub(super) struct Files {
     /// As the picture's descriptions.
     pub(super) descriptions: Vec<OwnedFd>,
-    /// Files that are mapped or run, by path and whether they are written.
-    pub(super) mapped: BTreeMap<(Vec<u8>, bool), OwnedFd>,
+    /// Files that are mapped or run, and whether they are written.
+    pub(super) mapped: BTreeMap<(FileRef, bool), OwnedFd>,
+    /// As the picture's.
+    pub(super) loose: Vec<Made>,
 }
 
-pub(super) fn open_all(picture: &Picture, home: &mut dyn Home) -> Result<Files> {
+pub(super) fn open_all(picture: &Picture, stage: &Stage, home: &mut dyn Home) -> Result<Files> {
     let mut pipes = Vec::with_capacity(picture.pipes.len());
     for pipe in &picture.pipes {
         pipes.push(make_pipe(pipe)?);
     }
+    let loose = loose::make_all(picture, stage)?;
     let mut descriptions = Vec::with_capacity(picture.descriptions.len());
     for description in &picture.descriptions {
-        descriptions.push(open_one(description, &pipes, home)?);
+        descriptions.push(open_one(description, &pipes, &loose, home)?);
     }
-    Ok(Files { descriptions, mapped: open_mapped(picture)? })
+    let mapped = open_mapped(picture, &loose)?;
+    Ok(Files { descriptions, mapped, loose })
 }
 
 fn open_one(
     description: &Description,
     pipes: &[(OwnedFd, OwnedFd)],
+    loose: &[Made],
     home: &mut dyn Home,
 ) -> Result<OwnedFd> {
     let flags = OFlags::from_bits_retain(description.flags);
@@ -51,7 +59,13 @@ fn open_one(
         DescriptionKind::Outside(number) => {
             home.outside(*number).context(|| "a stream of a command".to_owned())
         }
-        DescriptionKind::Path(path) => open_path(path, flags, description.position),
+        DescriptionKind::Path(path) => {
+            open_path(path, flags | OFlags::NOFOLLOW, description.position)
+        }
+        DescriptionKind::Loose(index) => {
+            let path = made(loose, *index)?.path()?;
+            open_path(path.as_bytes(), flags - OFlags::NOFOLLOW, description.position)
+        }
         DescriptionKind::Pipe(index) => {
             let Some((read, write)) = pipes.get(*index) else {
                 return Err(crate::error::unreadable("a picture: no such pipe"));
@@ -63,6 +77,10 @@ fn open_one(
             open_pipe_end(end, flags)
         }
     }
+}
+
+fn made(loose: &[Made], index: usize) -> Result<&Made> {
+    loose.get(index).ok_or_else(|| crate::error::unreadable("a picture: no such loose file"))
 }
 
 fn open_path(path: &[u8], flags: OFlags, position: u64) -> Result<OwnedFd> {
@@ -108,13 +126,14 @@ fn open_pipe_end(end: &OwnedFd, flags: OFlags) -> Result<OwnedFd> {
     open(path.as_str(), how, Mode::empty()).context(|| "opening the end of a pipe".to_owned())
 }
 
-fn open_mapped(picture: &Picture) -> Result<BTreeMap<(Vec<u8>, bool), OwnedFd>> {
+fn open_mapped(picture: &Picture, loose: &[Made]) -> Result<BTreeMap<(FileRef, bool), OwnedFd>> {
     let mut mapped = BTreeMap::new();
-    let mut add = |path: &Vec<u8>, write: bool| -> Result<()> {
-        if let Entry::Vacant(place) = mapped.entry((path.clone(), write)) {
+    let mut add = |file: &FileRef, write: bool| -> Result<()> {
+        if let Entry::Vacant(place) = mapped.entry((file.clone(), write)) {
             let mode = if write { OFlags::RDWR } else { OFlags::RDONLY };
+            let path = path_of(file, loose)?;
             let file = open(path.as_slice(), mode | OFlags::CLOEXEC, Mode::empty())
-                .context(|| format!("opening {}", String::from_utf8_lossy(path)))?;
+                .context(|| format!("opening {}", String::from_utf8_lossy(&path)))?;
             place.insert(file);
         }
         Ok(())
@@ -123,10 +142,18 @@ fn open_mapped(picture: &Picture) -> Result<BTreeMap<(Vec<u8>, bool), OwnedFd>> 
         let Body::Alive(alive) = &process.body else { continue };
         add(&alive.memory.program, false)?;
         for area in &alive.memory.areas {
-            if let AreaKind::File { path, writable, .. } = &area.kind {
-                add(path, *writable)?;
+            if let AreaKind::File { file, writable, .. } = &area.kind {
+                add(file, *writable)?;
             }
         }
     }
     Ok(mapped)
+}
+
+/// A path to open a file by, in this process.
+pub(super) fn path_of(file: &FileRef, loose: &[Made]) -> Result<Vec<u8>> {
+    match file {
+        FileRef::Path(path) => Ok(path.clone()),
+        FileRef::Loose(index) => made(loose, *index)?.path().map(String::into_bytes),
+    }
 }

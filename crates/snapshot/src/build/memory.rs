@@ -8,26 +8,39 @@ use forkyard_sys::stub::Op;
 use super::Site;
 use super::program::Program;
 use crate::error::{Error, Result};
-use crate::picture::{Alive, Area, AreaKind};
+use crate::picture::{Alive, Area, AreaKind, FileRef, LooseKind};
 use crate::proc;
 
 /// Where this process's own vDSO waits meanwhile, from its program on.
 const KERNELS: u64 = 64 * 1024 * 1024;
 
+const READ: u32 = libc::PROT_READ as u32;
 const WRITE: u32 = libc::PROT_WRITE as u32;
+
+/// `MAP_DROPPABLE` of linux/mman.h, Linux 6.11.
+const MAP_DROPPABLE: i32 = 8;
+
+/// `MADV_GUARD_INSTALL` of linux/mman.h, Linux 6.13.
+const GUARD_INSTALL: u64 = 102;
+
+/// `PR_SET_VMA` and `PR_SET_VMA_ANON_NAME` of linux/prctl.h.
+const NAME_AREA: [u64; 2] = [0x5356_4d41, 0];
+
+/// mseal(2), which libc does not know.
+const MSEAL: libc::c_long = 462;
 
 /// Where files that are mapped are open.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
     /// The lowest.
     pub(super) first: i32,
-    pub(super) by_file: BTreeMap<(Vec<u8>, bool), i32>,
+    pub(super) by_file: BTreeMap<(FileRef, bool), i32>,
 }
 
 /// The files that a process maps or runs.
-pub(super) fn files(alive: &Alive) -> BTreeSet<(Vec<u8>, bool)> {
+pub(super) fn files(alive: &Alive) -> BTreeSet<(FileRef, bool)> {
     let mapped = alive.memory.areas.iter().filter_map(|area| match &area.kind {
-        AreaKind::File { path, writable, .. } => Some((path.clone(), *writable)),
+        AreaKind::File { file, writable, .. } => Some((file.clone(), *writable)),
         _ => None,
     });
     mapped.chain([(alive.memory.program.clone(), false)]).collect()
@@ -44,21 +57,22 @@ pub(super) fn ops(
     let waiting = set_kernels_aside(site, alive, &mut ops)?;
     // All but the mirrors and what this program needs.
     let (first, last) = memory.staged;
-    for (start, end) in
-        [(0, first), (last, site.control.address(0)), (site.work + 2 * KERNELS, ADDRESSES_END)]
+    for (start, end) in [(0, first), (last, site.shared), (site.work + 2 * KERNELS, ADDRESSES_END)]
     {
         if start < end {
             ops.push(call(libc::SYS_munmap, [start, end - start, 0, 0, 0, 0]).must());
         }
     }
     for area in &memory.areas {
-        place(area, numbers, &waiting, &mut ops)?;
+        place(area, site, numbers, &waiting, &mut ops)?;
     }
-    if first < last {
-        ops.push(call(libc::SYS_munmap, [first, last - first, 0, 0, 0, 0]).must());
+    for (start, end) in [(first, last), (site.shared, site.control.address(0))] {
+        if start < end {
+            ops.push(call(libc::SYS_munmap, [start, end - start, 0, 0, 0, 0]).must());
+        }
     }
     for area in &memory.areas {
-        advise(area, &mut ops);
+        advise(program, area, &mut ops);
     }
     set_bounds(program, alive, numbers, &mut ops);
     Ok(ops)
@@ -101,6 +115,7 @@ fn remap(from: u64, length: u64, to: u64) -> Op {
 
 fn place(
     area: &Area,
+    site: &Site<'_>,
     numbers: &Numbers,
     waiting: &BTreeMap<Vec<u8>, (u64, u64)>,
     ops: &mut Vec<Op>,
@@ -111,7 +126,9 @@ fn place(
             ops.push(remap(*staged, length, area.start));
         }
         AreaKind::Anonymous { staged: None } => {
-            let mut kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            let private =
+                if area.flags.contains(b"dp") { MAP_DROPPABLE } else { libc::MAP_PRIVATE };
+            let mut kind = private | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
             if area.flags.contains(b"gd") {
                 kind |= libc::MAP_GROWSDOWN;
             }
@@ -120,8 +137,8 @@ fn place(
             }
             ops.push(map(area.start, length, area.protection, kind, -1, 0));
         }
-        AreaKind::File { path, offset, shared, writable, changed } => {
-            let number = numbers.by_file.get(&(path.clone(), *writable)).copied();
+        AreaKind::File { file, offset, shared, writable, changed } => {
+            let number = numbers.by_file.get(&(file.clone(), *writable)).copied();
             let number = number
                 .ok_or_else(|| crate::error::unreadable("a picture: a mapped file is missing"))?;
             let kind = if *shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
@@ -134,6 +151,20 @@ fn place(
             if protection != area.protection {
                 let protection = u64::from(area.protection);
                 let protect = [area.start, length, protection, 0, 0, 0];
+                ops.push(call(libc::SYS_mprotect, protect).must());
+            }
+        }
+        AreaKind::Shared { object, offset } => {
+            let kind = site.picture.loose.get(*object).map(|loose| &loose.kind);
+            let Some(LooseKind::Anonymous { at }) = kind else {
+                return Err(crate::error::unreadable("a picture: shared memory is missing"));
+            };
+            // With no old length it is mapped once more.
+            let how = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+            let args = [at + offset, 0, length, how, area.start, 0];
+            ops.push(call(libc::SYS_mremap, args).must());
+            if area.protection != READ | WRITE {
+                let protect = [area.start, length, u64::from(area.protection), 0, 0, 0];
                 ops.push(call(libc::SYS_mprotect, protect).must());
             }
         }
@@ -152,7 +183,7 @@ fn map(start: u64, length: u64, protection: u32, kind: i32, file: i32, offset: u
 }
 
 /// What a mapping does not bring along from a mirror, or has no mirror to bring it.
-fn advise(area: &Area, ops: &mut Vec<Op>) {
+fn advise(program: &mut Program, area: &Area, ops: &mut Vec<Op>) {
     let length = area.end - area.start;
     let mut advise = |advice: i32| {
         ops.push(call(libc::SYS_madvise, [area.start, length, advice as u64, 0, 0, 0]));
@@ -163,6 +194,7 @@ fn advise(area: &Area, ops: &mut Vec<Op>) {
     }
     if !matches!(area.kind, AreaKind::Anonymous { staged: Some(_) }) {
         for (flag, advice) in [
+            (b"mg", libc::MADV_MERGEABLE),
             (b"wf", libc::MADV_WIPEONFORK),
             (b"hg", libc::MADV_HUGEPAGE),
             (b"nh", libc::MADV_NOHUGEPAGE),
@@ -175,9 +207,23 @@ fn advise(area: &Area, ops: &mut Vec<Op>) {
             }
         }
     }
+    for &(start, end) in &area.guards {
+        let guard = [start, end - start, GUARD_INSTALL, 0, 0, 0];
+        ops.push(call(libc::SYS_madvise, guard).must());
+    }
+    if let Some(name) = &area.name {
+        let mut name = name.clone();
+        name.push(0);
+        let name = program.put(&name);
+        let [area_name, what] = NAME_AREA;
+        ops.push(call(libc::SYS_prctl, [area_name, what, area.start, length, name, 0]));
+    }
     if has(b"lo") {
         let on_fault = u64::from(has(b"lf"));
         ops.push(call(libc::SYS_mlock2, [area.start, length, on_fault, 0, 0, 0]));
+    }
+    if has(b"sl") {
+        ops.push(call(MSEAL, [area.start, length, 0, 0, 0, 0]).must());
     }
 }
 
@@ -194,4 +240,21 @@ fn set_bounds(program: &mut Program, alive: &Alive, numbers: &Numbers, ops: &mut
     let map = program.put_words(&words);
     let what = [libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64, map, size, 0, 0];
     ops.push(call(libc::SYS_prctl, what).must());
+}
+
+/// What holds for all that is mapped from now on: set when nothing more is mapped for the process.
+pub(super) fn close(alive: &Alive, ops: &mut Vec<Op>) {
+    let memory = &alive.memory;
+    let prctl = |what: i32, value: u32| {
+        call(libc::SYS_prctl, [what as u64, u64::from(value), 0, 0, 0, 0]).must()
+    };
+    if memory.no_huge_pages {
+        ops.push(prctl(libc::PR_SET_THP_DISABLE, 1));
+    }
+    if memory.lock_future != 0 {
+        ops.push(call(libc::SYS_mlockall, [u64::from(memory.lock_future), 0, 0, 0, 0, 0]));
+    }
+    if memory.no_exec_gain != 0 {
+        ops.push(prctl(libc::PR_SET_MDWE, memory.no_exec_gain));
+    }
 }

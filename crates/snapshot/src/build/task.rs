@@ -23,8 +23,9 @@ pub(super) fn become_it(proof: &SingleThreaded, site: &Site<'_>, index: usize) -
     else {
         return Ok(0);
     };
-    rustix::process::chdir(alive.directory.as_slice())
-        .context(|| format!("entering {}", String::from_utf8_lossy(&alive.directory)))?;
+    let directory = super::files::path_of(&alive.directory, &site.files.loose)?;
+    rustix::process::chdir(directory.as_slice())
+        .context(|| format!("entering {}", String::from_utf8_lossy(&directory)))?;
     rustix::process::umask(Mode::from_raw_mode(alive.umask));
     let score = std::fs::write("/proc/self/oom_score_adj", alive.oom_score.to_string());
     // Without a right over the host it can only be raised.
@@ -71,6 +72,7 @@ fn ops(
         libc::SYS_close_range,
         [u64::from(numbers.first.cast_unsigned()), u64::from(u32::MAX), 0, 0, 0, 0],
     ));
+    memory::close(alive, &mut ops);
     signal_actions(program, alive, &mut ops);
     let gate = program.put_words(&[0]);
     let (leader, others) = alive

@@ -29,19 +29,19 @@ pub(crate) struct Descriptions {
 }
 
 /// A descriptor of a stopped process.
-struct Seen<'a> {
-    pid: Pid,
-    inner: u32,
-    name: &'a [u8],
-    number: u32,
-    link: Vec<u8>,
-    info: FdInfo,
-    copy: OwnedFd,
-    stat: rustix::fs::Stat,
+pub(super) struct Seen<'a> {
+    pub(super) pid: Pid,
+    pub(super) inner: u32,
+    pub(super) name: &'a [u8],
+    pub(super) number: u32,
+    pub(super) link: Vec<u8>,
+    pub(super) info: FdInfo,
+    pub(super) copy: OwnedFd,
+    pub(super) stat: rustix::fs::Stat,
 }
 
 impl Seen<'_> {
-    fn refuse(&self, what: &str) -> crate::Error {
+    pub(super) fn refuse(&self, what: &str) -> crate::Error {
         let link = String::from_utf8_lossy(&self.link);
         refuse(self.inner, self.name, format!("descriptor {} ({link}): {what}", self.number))
     }
@@ -110,16 +110,9 @@ impl Capture<'_> {
 
     fn kind(&mut self, seen: &Seen<'_>) -> Result<DescriptionKind> {
         match FileType::from_raw_mode(seen.stat.st_mode) {
+            _ if seen.info.flags & OFlags::PATH.bits() != 0 => self.named(seen),
             FileType::Fifo => self.pipe(seen).map(DescriptionKind::Pipe),
-            FileType::RegularFile | FileType::Directory if !seen.link.starts_with(b"/") => {
-                Err(seen.refuse("a kernel object that cannot be copied"))
-            }
-            FileType::RegularFile | FileType::Directory if seen.stat.st_nlink == 0 => {
-                Err(seen.refuse("a deleted file"))
-            }
-            FileType::RegularFile | FileType::Directory => {
-                Ok(DescriptionKind::Path(seen.link.clone()))
-            }
+            FileType::RegularFile | FileType::Directory => self.named(seen),
             FileType::CharacterDevice if DEVICES.contains(&seen.link.as_slice()) => {
                 Ok(DescriptionKind::Path(seen.link.clone()))
             }

@@ -7,22 +7,33 @@ use forkyard_sys::remote::{PageScan, page, scan_pages};
 use rustix::process::Pid;
 
 use super::Capture;
+use super::loose::{Key, kind_of};
 use crate::error::{Context, Result};
-use crate::picture::{Area, AreaKind, Memory};
+use crate::picture::{Area, AreaKind, FileRef, LooseKind, Memory};
 use crate::proc::{self, Mapping, Stat, refuse};
 use crate::seize::Stopped;
 use crate::stage::Stage;
 
-const KIB: u64 = 1024;
+const HUGE: u64 = 2 * 1024 * 1024;
 
 /// Flags of mappings whose contents or meaning cannot be copied.
-const REFUSED: [(&[u8; 2], &str); 5] = [
+const REFUSED: [(&[u8; 2], &str); 7] = [
     (b"io", "memory of a device"),
     (b"pf", "memory of a device"),
     (b"ht", "huge pages of hugetlbfs"),
     (b"um", "memory watched by userfaultfd"),
+    (b"uw", "memory watched by userfaultfd"),
+    (b"ui", "memory watched by userfaultfd"),
     (b"ss", "a shadow stack"),
 ];
+
+/// What a process tells of its memory as a whole.
+pub(super) struct Told {
+    pub(super) brk: u64,
+    pub(super) lock_future: u32,
+    pub(super) no_exec_gain: u32,
+    pub(super) no_huge_pages: bool,
+}
 
 impl Capture<'_> {
     /// Finds room for the memory of all processes.
@@ -30,16 +41,34 @@ impl Capture<'_> {
         let own = proc::mappings(rustix::process::getpid())?;
         let mut used: Vec<_> = own.iter().map(|area| (area.start, area.end)).collect();
         let mut length = 0;
+        let mut shared: Vec<(Key, u64)> = Vec::new();
         for stopped in processes.iter().filter(|stopped| !stopped.threads.is_empty()) {
             for area in self.mappings(stopped.pid)? {
                 used.push((area.start, area.end));
                 if area.anonymous > 0 {
                     // Aligned, and apart from the next.
-                    length += area.end - area.start + 3 * 2048 * KIB;
+                    length += area.end - area.start + 3 * HUGE;
+                }
+                if area.inode != 0
+                    && let Some(key @ Key::Anonymous(_)) = self.loose_key(&area)
+                {
+                    let size = area.offset.saturating_add(area.end - area.start);
+                    match shared.iter_mut().find(|(other, _)| *other == key) {
+                        Some((_, most)) => *most = size.max(*most),
+                        None => shared.push((key, size)),
+                    }
                 }
             }
         }
-        self.stage = Stage::find(used, length)?;
+        // Once where it is read to, and once where it is shared from.
+        let room = |size: &u64| size.saturating_add(HUGE).next_multiple_of(HUGE);
+        let all_shared = shared.iter().map(|(_, size)| room(size)).fold(0, u64::saturating_add);
+        self.stage = Stage::find(used, length.saturating_add(all_shared), all_shared)?;
+        let mut at = self.stage.shared();
+        for (key, size) in shared {
+            self.loose.entry(key, || LooseKind::Anonymous { at });
+            at += room(&size);
+        }
         Ok(())
     }
 
@@ -59,7 +88,7 @@ impl Capture<'_> {
         inner: u32,
         stat: &Stat,
         mappings: Vec<Mapping>,
-        brk: u64,
+        told: &Told,
     ) -> Result<Memory> {
         let path = format!("/proc/{pid}/pagemap");
         let pagemap = File::open(&path).context(|| format!("opening {path}"))?;
@@ -81,7 +110,7 @@ impl Capture<'_> {
                 field(45),
                 field(46),
                 field(47),
-                brk,
+                told.brk,
                 field(28),
                 field(48),
                 field(49),
@@ -89,7 +118,10 @@ impl Capture<'_> {
                 field(51),
             ],
             auxv: proc::read(pid, "auxv")?,
-            program: proc::link(pid, "exe")?,
+            program: self.read_program(pid)?,
+            lock_future: told.lock_future,
+            no_exec_gain: told.no_exec_gain,
+            no_huge_pages: told.no_huge_pages,
             staged: (first, self.stage.position()),
         })
     }
@@ -110,24 +142,59 @@ impl Capture<'_> {
         if let Some((_, what)) = REFUSED.iter().find(|(flag, _)| mapping.flags.contains(flag)) {
             return Err(refuse(inner, &stat.name, format!("it has {what} mapped")));
         }
-        let shared = mapping.flags.contains(b"sh");
-        if mapping.inode == 0 {
-            let staged = (mapping.anonymous > 0)
-                .then(|| self.stage_area(pid, pagemap, mapping))
-                .transpose()?;
-            return Ok(area(mapping, AreaKind::Anonymous { staged }));
+        if mapping.protection_key != 0 && protection(mapping) != libc::PROT_EXEC as u32 {
+            return Err(refuse(inner, &stat.name, "it has memory with a protection key"));
         }
-        if mapping.name.ends_with(b" (deleted)") {
+        let mut area = self.read_kind(pid, inner, stat, pagemap, mapping)?;
+        if mapping.shows_anonymous() || mapping.name.starts_with(b"/") {
+            area.guards = self.guards(pagemap, mapping)?;
+        }
+        Ok(area)
+    }
+
+    fn read_kind(
+        &mut self,
+        pid: Pid,
+        inner: u32,
+        stat: &Stat,
+        pagemap: &File,
+        mapping: &Mapping,
+    ) -> Result<Area> {
+        let no = || {
             let name = String::from_utf8_lossy(&mapping.name).into_owned();
-            return Err(refuse(inner, &stat.name, format!("it has {name} mapped")));
-        }
+            refuse(inner, &stat.name, format!("it has {name} mapped"))
+        };
+        let shared = mapping.flags.contains(b"sh");
+        let file = match self.loose_key(mapping) {
+            Some(key @ Key::Anonymous(_)) => {
+                let object = self.loose.entry(key, || kind_of(mapping));
+                return Ok(area(mapping, AreaKind::Shared { object, offset: mapping.offset }));
+            }
+            Some(key @ Key::File(..)) => {
+                let index = self.loose.entry(key, || kind_of(mapping));
+                self.note_source(index, pid, mapping);
+                FileRef::Loose(index)
+            }
+            None if mapping.shows_anonymous() => {
+                // What may be dropped at any time is so now, as it would be by fork(2).
+                let droppable = mapping.flags.contains(b"dp");
+                let staged = (mapping.anonymous > 0 && !droppable)
+                    .then(|| self.stage_area(pid, pagemap, mapping))
+                    .transpose()?;
+                return Ok(area(mapping, AreaKind::Anonymous { staged }));
+            }
+            None if mapping.name.starts_with(b"/") => {
+                FileRef::Path(self.mapped_path(mapping).ok_or_else(no)?)
+            }
+            Some(Key::SystemV(_)) | None => return Err(no()),
+        };
         let changed = if mapping.anonymous > 0 && !shared {
             self.stage_changes(pid, pagemap, mapping)?
         } else {
             Vec::new()
         };
         let kind = AreaKind::File {
-            path: mapping.name.clone(),
+            file,
             offset: mapping.offset,
             shared,
             writable: shared && mapping.flags.contains(b"mw"),
@@ -136,19 +203,53 @@ impl Capture<'_> {
         Ok(area(mapping, kind))
     }
 
+    /// The path of a mapped file. The kernel writes a line end in it as `\012`, and a name that
+    /// has these four characters just so.
+    fn mapped_path(&self, mapping: &Mapping) -> Option<Vec<u8>> {
+        let escaped = b"\\012".as_slice();
+        if !mapping.name.windows(escaped.len()).any(|part| part == escaped) {
+            return Some(mapping.name.clone());
+        }
+        let mut plain = Vec::new();
+        let mut rest = mapping.name.as_slice();
+        while let Some((&first, others)) = rest.split_first() {
+            if let Some(behind) = rest.strip_prefix(escaped) {
+                plain.push(b'\n');
+                rest = behind;
+            } else {
+                plain.push(first);
+                rest = others;
+            }
+        }
+        let is = |path: &Vec<u8>| self.is_at(path, mapping.device(), mapping.inode);
+        [plain, mapping.name.clone()].into_iter().find(is)
+    }
+
+    /// Guard pages. They have page tables, and so does what was ever used.
+    fn guards(&self, pagemap: &File, mapping: &Mapping) -> Result<Vec<(u64, u64)>> {
+        if !self.tells_guards {
+            return Ok(Vec::new());
+        }
+        let scan = PageScan { all_of: page::GUARD, ..PageScan::default() };
+        let ranges = scan_pages(pagemap, mapping.start, mapping.end, scan);
+        let ranges = ranges.context(|| "PAGEMAP_SCAN".to_owned())?;
+        Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
+    }
+
     /// Copies an area of anonymous memory into a mirror.
     fn stage_area(&mut self, pid: Pid, pagemap: &File, mapping: &Mapping) -> Result<u64> {
         let length = mapping.end - mapping.start;
         let grows_down = mapping.flags.contains(b"gd");
         let mut mirror = self.stage.mirror(mapping.start, length, grows_down)?;
         let at = mirror.start();
-        let parts = filled(pagemap, mapping, 0)?;
+        let parts = self.filled(pagemap, mapping, 0)?;
         let parts: Vec<_> = parts
             .into_iter()
             .map(|(start, end)| (start, start - mapping.start + at, end - start))
             .collect();
-        fill(&mut mirror, pid, &parts)?;
+        Source::of(pid, mapping)?.fill(&mut mirror, &parts)?;
         for (flag, advice) in [
+            (b"mg", libc::MADV_MERGEABLE),
             (b"wf", libc::MADV_WIPEONFORK),
             (b"hg", libc::MADV_HUGEPAGE),
             (b"nh", libc::MADV_NOHUGEPAGE),
@@ -170,7 +271,7 @@ impl Capture<'_> {
         pagemap: &File,
         mapping: &Mapping,
     ) -> Result<Vec<(u64, u64, u64)>> {
-        let ranges = filled(pagemap, mapping, page::FILE)?;
+        let ranges = self.filled(pagemap, mapping, page::FILE)?;
         let length: u64 = ranges.iter().map(|(start, end)| end - start).sum();
         if length == 0 {
             return Ok(Vec::new());
@@ -185,28 +286,82 @@ impl Capture<'_> {
                 (start, at, end - start)
             })
             .collect();
-        fill(&mut pages, pid, &parts)?;
+        Source::of(pid, mapping)?.fill(&mut pages, &parts)?;
         self.stage.keep(pages, length);
         Ok(parts.into_iter().map(|(start, at, length)| (start, length, at)).collect())
     }
 }
 
-fn fill(pages: &mut Pages, pid: Pid, parts: &[(u64, u64, u64)]) -> Result<()> {
-    pages.fill(pid, parts).context(|| "reading memory of a process that is forked".to_owned())
+impl Capture<'_> {
+    /// Ranges of pages that hold something, and are none of `not`.
+    fn filled(&self, pagemap: &File, mapping: &Mapping, not: u64) -> Result<Vec<(u64, u64)>> {
+        let guards = if self.tells_guards { page::GUARD } else { 0 };
+        let scan = PageScan {
+            inverted: page::ZERO | guards | not,
+            all_of: page::ZERO | guards | not,
+            any_of: page::PRESENT | page::SWAPPED,
+            report: 0,
+            protect: false,
+        };
+        let ranges = scan_pages(pagemap, mapping.start, mapping.end, scan);
+        let ranges = ranges.context(|| "PAGEMAP_SCAN".to_owned())?;
+        Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
+    }
 }
 
-/// Ranges of pages that hold something, and are none of `not`.
-fn filled(pagemap: &File, mapping: &Mapping, not: u64) -> Result<Vec<(u64, u64)>> {
-    let scan = PageScan {
-        inverted: page::ZERO | not,
-        all_of: page::ZERO | not,
-        any_of: page::PRESENT | page::SWAPPED,
-        report: 0,
-        protect: false,
-    };
-    let ranges = scan_pages(pagemap, mapping.start, mapping.end, scan);
-    let ranges = ranges.context(|| "PAGEMAP_SCAN".to_owned())?;
-    Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
+/// Whether this kernel tells where guard pages are.
+pub(super) fn tells_guards() -> bool {
+    let scan = PageScan { all_of: page::GUARD, ..PageScan::default() };
+    File::open("/proc/self/pagemap")
+        .is_ok_and(|pagemap| scan_pages(&pagemap, 0x1000, 0x2000, scan).is_ok())
+}
+
+/// Where memory of a process is read.
+pub(super) enum Source {
+    /// All at once, by `process_vm_readv`(2).
+    Readable(Pid),
+    /// Where the process itself may not read, by `/proc/PID/mem`.
+    Closed(File),
+}
+
+impl Source {
+    pub(super) fn of(pid: Pid, mapping: &Mapping) -> Result<Self> {
+        if mapping.permissions.first() == Some(&b'r') {
+            return Ok(Self::Readable(pid));
+        }
+        Self::file(pid)
+    }
+
+    fn file(pid: Pid) -> Result<Self> {
+        let path = format!("/proc/{pid}/mem");
+        File::open(&path).map(Self::Closed).context(|| format!("opening {path}"))
+    }
+
+    /// Fills pages: address there, address here, and length of each part.
+    pub(super) fn fill(&self, pages: &mut Pages, parts: &[(u64, u64, u64)]) -> Result<()> {
+        let failed = || "reading memory of a process that is forked".to_owned();
+        match self {
+            Self::Readable(pid) => pages.fill(*pid, parts).context(failed),
+            Self::Closed(memory) => parts.iter().try_for_each(|&(there, here, length)| match pages
+                .read_from(here, length, memory, there)
+                .context(failed)?
+            {
+                read if read == length => Ok(()),
+                _ => Err(crate::Error::Unsteady("memory went away".to_owned())),
+            }),
+        }
+    }
+
+    /// Fills pages from an address on, as far as there is something; gives how much there was.
+    pub(super) fn read(&self, pages: &mut Pages, there: u64) -> Result<u64> {
+        let memory = match self {
+            Self::Readable(pid) => &Self::file(*pid)?,
+            closed @ Self::Closed(_) => closed,
+        };
+        let Self::Closed(memory) = memory else { return Ok(0) };
+        let (start, length) = (pages.start(), pages.length());
+        Ok(pages.read_from(start, length, memory, there).unwrap_or(0))
+    }
 }
 
 fn area(mapping: &Mapping, kind: AreaKind) -> Area {
@@ -215,6 +370,8 @@ fn area(mapping: &Mapping, kind: AreaKind) -> Area {
         end: mapping.end,
         protection: protection(mapping),
         flags: mapping.flags.clone(),
+        guards: Vec::new(),
+        name: mapping.given_name(),
         kind,
     }
 }

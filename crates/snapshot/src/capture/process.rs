@@ -2,12 +2,15 @@
 
 use forkyard_sys::stub::Op;
 
+use rustix::process::Pid;
+
 use super::Capture;
+use super::memory::Told;
 use super::thread::{self, THREAD_ROOM};
 use crate::error::{Context, Result, unreadable};
 use crate::inject::Hand;
 use crate::picture::{Alive, SignalAction};
-use crate::proc::{self, Stat, Status, refuse};
+use crate::proc::{self, Mapping, Stat, Status, refuse};
 use crate::seize::Stopped;
 
 /// SIGCHLD: with its flags, what becomes of children that end.
@@ -35,27 +38,40 @@ impl Capture<'_> {
         let mappings = self.mappings(pid)?;
         let vdso = mappings.iter().find(|area| area.name == b"[vdso]");
         let vdso = vdso.ok_or_else(|| refuse(inner, &stat.name, "it has no vDSO"))?.start;
-        let length = LEADER_ROOM + THREAD_ROOM * stopped.threads.len() as u64;
+        // Whole files are read by descriptors, where there are any, and not page by page.
+        let descriptors = self.read_descriptors(pid, inner, &stat.name)?;
+        let asked = LEADER_ROOM + THREAD_ROOM * stopped.threads.len() as u64;
+        let shared_pages = self.shared_pages(&mappings);
+        let length = asked + if shared_pages > 0 { shared_pages + THREAD_ROOM } else { 0 };
         let mut hand = Hand::new(self.tree, self.tail, pid, vdso, length)?;
         let leader = ask_leader(&mut hand, pid, status)?;
         let mut threads = Vec::with_capacity(stopped.threads.len());
+        let mut locked = 0;
         for (n, &tid) in stopped.threads.iter().enumerate() {
             let at = LEADER_ROOM + n as u64 * THREAD_ROOM;
-            let mut thread = thread::read(&mut hand, pid, tid, at)?;
+            let (mut thread, status) = thread::read(&mut hand, pid, tid, at)?;
+            locked = status.number("VmLck");
             let who = &mut thread.credentials;
             who.uids = who.uids.map(|id| self.users.inside(id));
             who.gids = who.gids.map(|id| self.groups.inside(id));
             who.groups.iter_mut().for_each(|id| *id = self.groups.inside(*id));
             threads.push(thread);
         }
+        let lock_future = lock_future(pid, &hand, &mappings, locked)?;
+        self.read_shared(&mut hand, pid, asked, &mappings)?;
         hand.close()?;
-        let memory = self.read_memory(pid, inner, stat, mappings, leader.brk)?;
-        let descriptors = self.read_descriptors(pid, inner, &stat.name)?;
+        let told = Told {
+            brk: leader.brk,
+            lock_future,
+            no_exec_gain: leader.no_exec_gain,
+            no_huge_pages: status.words("THP_enabled").next() == Some("0"),
+        };
+        let memory = self.read_memory(pid, inner, stat, mappings, &told)?;
         Ok(Alive {
             threads,
             memory,
             descriptors,
-            directory: proc::link(pid, "cwd")?,
+            directory: self.read_directory(pid, inner, &stat.name)?,
             umask: u32::from_str_radix(status.words("Umask").next().unwrap_or("22"), 8)
                 .unwrap_or(0o22),
             actions: leader.actions,
@@ -103,13 +119,14 @@ struct Leader {
     brk: u64,
     dumpable: bool,
     subreaper: bool,
+    no_exec_gain: u32,
 }
 
-fn ask_leader(hand: &mut Hand<'_>, pid: rustix::process::Pid, status: &Status) -> Result<Leader> {
+fn ask_leader(hand: &mut Hand<'_>, pid: Pid, status: &Status) -> Result<Leader> {
     let caught = status.hexadecimal("SigCgt");
     let ignored = status.hexadecimal("SigIgn");
     let asked: Vec<u32> = (1..=64).filter(|n| *n == CHILD || caught >> (n - 1) & 1 == 1).collect();
-    let count = 3 + asked.len() + 3;
+    let count = 3 + asked.len() + 4;
     let data_at = hand.data_address(0, count);
     let mut ops = Vec::with_capacity(count);
     for which in 0..3_u64 {
@@ -122,6 +139,7 @@ fn ask_leader(hand: &mut Hand<'_>, pid: rustix::process::Pid, status: &Status) -
     }
     let prctl =
         |what: i32, arg: u64| Op::call(libc::SYS_prctl, [what as u64, arg, 0, 0, 0, 0]).keep();
+    ops.push(prctl(libc::PR_GET_MDWE, 0));
     ops.push(Op::call(libc::SYS_brk, [0; 6]).keep());
     ops.push(prctl(libc::PR_GET_DUMPABLE, 0));
     ops.push(prctl(libc::PR_GET_CHILD_SUBREAPER, data_at + SUBREAPER as u64));
@@ -157,7 +175,22 @@ fn ask_leader(hand: &mut Hand<'_>, pid: rustix::process::Pid, status: &Status) -
         brk: result(3).cast_unsigned(),
         dumpable: result(2) == 1,
         subreaper: word(SUBREAPER) as u32 != 0,
+        no_exec_gain: result(4).max(0) as u32,
     })
+}
+
+/// `MCL_*` for what a process maps from now on: only to be seen by what it mapped for us, with
+/// which it has `locked` KiB of memory locked.
+fn lock_future(pid: Pid, hand: &Hand<'_>, mappings: &[Mapping], locked: u64) -> Result<u32> {
+    let before = mappings.iter().filter(|mapping| mapping.flags.contains(b"lo"));
+    let before: u64 = before.map(|mapping| (mapping.end - mapping.start) / 1024).sum();
+    if locked <= before {
+        return Ok(0);
+    }
+    let area = proc::mappings(pid)?.into_iter().find(|area| area.start == hand.area());
+    let on_fault = area.is_some_and(|area| area.flags.contains(b"lf"));
+    let on_fault = if on_fault { libc::MCL_ONFAULT } else { 0 };
+    Ok((libc::MCL_FUTURE | on_fault) as u32)
 }
 
 fn number(bytes: &[u8]) -> i32 {

@@ -19,7 +19,8 @@ const CLEAR_TID: usize = 24;
 const DEATH_SIGNAL: usize = 32;
 const LENGTH: usize = 40;
 
-pub(super) fn read(hand: &mut Hand<'_>, pid: Pid, tid: Pid, at: u64) -> Result<Thread> {
+/// Reads a thread; with the status that tells of its process too.
+pub(super) fn read(hand: &mut Hand<'_>, pid: Pid, tid: Pid, at: u64) -> Result<(Thread, Status)> {
     let failed = |what: &'static str| move || format!("{what} of thread {tid}");
     // Before the stub: these are the thread's own.
     let (mut general, mask) = hand.original(tid)?;
@@ -48,7 +49,7 @@ pub(super) fn read(hand: &mut Hand<'_>, pid: Pid, tid: Pid, at: u64) -> Result<T
     restart(&mut general, false);
     let status = Status::read_thread(pid, tid.as_raw_nonzero().get().cast_unsigned())?;
     let scheduling = schedule::attributes(tid).context(failed("sched_getattr"))?;
-    Ok(Thread {
+    let thread = Thread {
         tid: status.inner_id("NSpid"),
         registers: registers::words(&general).to_vec(),
         extended,
@@ -69,7 +70,8 @@ pub(super) fn read(hand: &mut Hand<'_>, pid: Pid, tid: Pid, at: u64) -> Result<T
             flags: scheduling.flags,
         },
         affinity: schedule::affinity(tid).context(failed("sched_getaffinity"))?,
-    })
+    };
+    Ok((thread, status))
 }
 
 fn name(pid: Pid, tid: Pid) -> Result<Vec<u8>> {

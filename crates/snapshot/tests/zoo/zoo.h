@@ -20,13 +20,13 @@ static inline void zoo_sleep_ms(long ms) {
 
 /* Ends the program with what is wrong. */
 __attribute__((format(printf, 1, 2))) static inline void zoo_fail(const char *format, ...) {
-    char text[1024];
+    char text[1024] = "FAIL: ";
     va_list args;
     va_start(args, format);
-    int length = vsnprintf(text, sizeof text - 2, format, args);
+    int length = 6 + vsnprintf(text + 6, sizeof text - 8, format, args);
     va_end(args);
     text[length++] = '\n';
-    if (write(1, "FAIL: ", 6) < 0 || write(1, text, length) < 0) _exit(2);
+    if (write(1, text, length) < 0) _exit(2);
     _exit(1);
 }
 

@@ -1,0 +1,156 @@
+//! Files and directories that have a path, or had one.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, Stat, fstat, fstatfs, memfd_create, open};
+use rustix::process::Pid;
+
+use super::Capture;
+use super::descriptors::Seen;
+use super::loose::{DELETED, Key, seals};
+use crate::error::{Context, Result};
+use crate::picture::{DescriptionKind, FileRef, LooseKind};
+use crate::proc;
+
+/// Kinds of file systems, `linux/magic.h`, whose files cannot be opened again.
+const REFUSED: [(u64, &str); 3] = [
+    (0x1980_0202, "a POSIX message queue"),
+    (0x9584_58f6, "huge pages of hugetlbfs"),
+    (0x5345_434d, "secret memory"),
+];
+
+/// `PROC_SUPER_MAGIC`
+const PROC: u64 = 0x9fa0;
+
+/// `__O_TMPFILE`
+const NEVER_NAMED: u32 = 0o20_000_000;
+
+/// The device of memfds and shared memory, which is the same for all of this kernel.
+pub(super) fn memory_device() -> Result<u64> {
+    let file = memfd_create("forkyard", MemfdFlags::CLOEXEC);
+    let stat = file.and_then(|file| fstat(&file));
+    stat.map(|stat| stat.st_dev).context(|| "memfd_create".to_owned())
+}
+
+/// Devices of a sandbox's file systems in memory.
+pub(super) fn memory_files(init: Pid) -> Vec<u64> {
+    let device = |place| rustix::fs::stat(format!("/proc/{init}/root/{place}"));
+    ["tmp", "dev/shm"].iter().filter_map(|place| Some(device(place).ok()?.st_dev)).collect()
+}
+
+impl Capture<'_> {
+    pub(super) fn named(&mut self, seen: &Seen<'_>) -> Result<DescriptionKind> {
+        if !seen.link.starts_with(b"/") {
+            return Err(seen.refuse("a kernel object that cannot be copied"));
+        }
+        let system = fstatfs(&seen.copy).context(|| "fstatfs".to_owned())?.f_type as u64;
+        if let Some((_, what)) = REFUSED.iter().find(|(magic, _)| *magic == system) {
+            return Err(seen.refuse(what));
+        }
+        if system == PROC && of_a_process(&seen.link) {
+            return Err(seen.refuse("a file of a process in /proc"));
+        }
+        let stat = &seen.stat;
+        let key = Key::File(stat.st_dev, stat.st_ino);
+        if stat.st_dev == self.memory_device {
+            let name = seen.link.strip_suffix(DELETED).unwrap_or(&seen.link);
+            let Some(name) = name.strip_prefix(b"/memfd:") else {
+                return Err(seen.refuse("shared memory of another process"));
+            };
+            let kind = LooseKind::Memfd { name: name.to_vec(), seals: seals(&seen.copy) };
+            let file = readable(seen)?;
+            let index = self.read_loose(key, stat, kind, file.as_fd())?;
+            return Ok(DescriptionKind::Loose(index));
+        }
+        let gone = seen.link.strip_suffix(DELETED);
+        let Some(path) = gone.filter(|_| !self.is_at(&seen.link, stat.st_dev, stat.st_ino)) else {
+            if stat.st_nlink == 0 {
+                return Err(seen.refuse("a deleted file"));
+            }
+            return Ok(DescriptionKind::Path(seen.link.clone()));
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let index = self.removed(key, path);
+                Ok(DescriptionKind::Loose(index))
+            }
+            FileType::RegularFile if stat.st_nlink == 0 => {
+                let nameable = seen.info.flags & NEVER_NAMED != 0;
+                let kind = LooseKind::Deleted { path: path.to_vec(), nameable };
+                let file = readable(seen)?;
+                let index = self.read_loose(key, stat, kind, file.as_fd())?;
+                Ok(DescriptionKind::Loose(index))
+            }
+            FileType::RegularFile => Err(seen.refuse("a deleted file that may have another name")),
+            _ => Err(seen.refuse("a deleted file that is none of bytes")),
+        }
+    }
+
+    fn removed(&mut self, key: Key, path: &[u8]) -> usize {
+        self.loose.entry(key, || LooseKind::Removed { path: path.to_vec() })
+    }
+
+    /// The working directory of a process.
+    pub(super) fn read_directory(&mut self, pid: Pid, inner: u32, name: &[u8]) -> Result<FileRef> {
+        let path = proc::link(pid, "cwd")?;
+        let refuse = |what: &str| {
+            let path = String::from_utf8_lossy(&path).into_owned();
+            proc::refuse(inner, name, format!("its working directory {path}: {what}"))
+        };
+        if of_a_process(&path) {
+            return Err(refuse("a directory of a process in /proc"));
+        }
+        let Some(gone) = path.strip_suffix(DELETED) else {
+            if !path.starts_with(b"/") {
+                return Err(refuse("it is out of reach"));
+            }
+            return Ok(FileRef::Path(path));
+        };
+        let stat = follow(pid, "cwd")?;
+        if self.is_at(&path, stat.st_dev, stat.st_ino) {
+            return Ok(FileRef::Path(path));
+        }
+        Ok(FileRef::Loose(self.removed(Key::File(stat.st_dev, stat.st_ino), gone)))
+    }
+
+    /// The program of a process.
+    pub(super) fn read_program(&mut self, pid: Pid) -> Result<FileRef> {
+        let path = proc::link(pid, "exe")?;
+        let Some(gone) = path.strip_suffix(DELETED) else { return Ok(FileRef::Path(path)) };
+        let file = format!("/proc/{pid}/exe");
+        let program = open(file.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let program = program.context(|| format!("opening {file}"))?;
+        let stat = fstat(&program).context(|| "fstat".to_owned())?;
+        if self.is_at(&path, stat.st_dev, stat.st_ino) {
+            return Ok(FileRef::Path(path));
+        }
+        let name = gone.strip_prefix(b"/memfd:");
+        let kind = match name.filter(|_| stat.st_dev == self.memory_device) {
+            Some(name) => LooseKind::Memfd { name: name.to_vec(), seals: seals(&program) },
+            None => LooseKind::Deleted { path: gone.to_vec(), nameable: false },
+        };
+        let key = Key::File(stat.st_dev, stat.st_ino);
+        self.read_loose(key, &stat, kind, program.as_fd()).map(FileRef::Loose)
+    }
+}
+
+/// A description of this process's own of the same file: looking for what it holds moves the
+/// position.
+fn readable(seen: &Seen<'_>) -> Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", seen.copy.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = open(path.as_str(), flags, Mode::empty());
+    opened.map_err(|_| seen.refuse("a deleted file that cannot be read"))
+}
+
+fn follow(pid: Pid, file: &str) -> Result<Stat> {
+    let path = format!("/proc/{pid}/{file}");
+    rustix::fs::stat(path.as_str()).context(|| format!("stat of {path}"))
+}
+
+/// Whether a path leads to what /proc tells of one process.
+fn of_a_process(path: &[u8]) -> bool {
+    let name = path.strip_prefix(b"/proc/").unwrap_or_default();
+    let first = name.split(|&byte| byte == b'/').next().unwrap_or_default();
+    first.first().is_some_and(u8::is_ascii_digit)
+}
