@@ -137,6 +137,10 @@ impl Engine {
 
     /// Removes an image that no sandbox is made from, and all layers that nothing uses any more.
     pub async fn remove_image(&self, name: &str) -> Result<()> {
+        if name == crate::images::HOST {
+            let what = "image host: it is this machine's own, and takes no room";
+            return Err(Error::Invalid(what.to_owned()));
+        }
         let image = self.images.find(name)?.name;
         let same = |used: &str| self.images.find(used).is_ok_and(|found| found.name == image);
         self.wait_leaving(|live| same(&live.info().image)).await;

@@ -44,6 +44,7 @@ pub(crate) enum Command {
     /// Show what happened to a sandbox, or what a command of it wrote
     Logs(LogsOptions),
     /// Show what running sandboxes use
+    #[command(alias = "stats")]
     Top(TopOptions),
     /// List the commands of a sandbox
     Ps(PsOptions),
@@ -60,6 +61,7 @@ pub(crate) enum Command {
     /// Throw sandboxes back to their first state
     Reset(Ids),
     /// Remove sandboxes, running ones too
+    #[command(aliases = ["delete", "remove"])]
     Rm(RmOptions),
     /// Pull, import, list, show and remove images
     #[command(subcommand)]

@@ -129,11 +129,12 @@ pub(crate) fn command_line(error: &clap::Error) -> (String, Option<String>) {
         return (what, None);
     }
     let hint = match tip {
-        _ if stray && command == "forkyard run" => {
+        _ if stray && command == "forkyard run" && !std::env::args().any(|word| word == "--") => {
             "put the command after `--`: `forkyard run [IMAGE] -- CMD...`".to_owned()
         }
-        Some(tip) => tip.replace('\'', "`"),
-        None => format!("see `{command} --help`"),
+        // What comes behind `--` is a command here, and no value.
+        Some(tip) if !tip.starts_with("to pass") => tip.replace('\'', "`"),
+        _ => format!("see `{command} --help`"),
     };
     (what, Some(hint))
 }

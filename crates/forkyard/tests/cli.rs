@@ -133,6 +133,8 @@ fn mistakes_are_told_in_a_line_with_what_to_do() {
         (&["exec"], "required arguments", "`forkyard exec --help`"),
         (&["ls", "--jsn"], "'--jsn'", "`--json`"),
         (&["stop", "--keep", "--force"], "cannot be used with", "`forkyard stop --help`"),
+        (&["run", "-it", "--", "sh"], "stdin is no terminal", "-i alone"),
+        (&["run", "-p", "80:80", "--", "true"], "'-p'", "`forkyard run --help`"),
         (&["cp", "a", "b"], "no side is in a sandbox", "ID:PATH"),
         (&["cp", "a:/x", "b:/y"], "both sides are in sandboxes", "pipe them"),
     ] {

@@ -259,17 +259,25 @@ impl Launch {
         let name = self.argv.first().map(|name| name.to_string_lossy().into_owned());
         match refused {
             Some((program, error)) => Err(StartError::NotExecutable {
-                program,
                 why: match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                    Some(rustix::io::Errno::ACCESS) if is_directory(&program) => {
+                        "a directory".to_owned()
+                    }
                     Some(rustix::io::Errno::NOEXEC) => {
                         "not a program for this processor, nor a script with a `#!` line".to_owned()
                     }
                     _ => error.to_string(),
                 },
+                program,
             }),
             None => Err(StartError::NotFound(name.unwrap_or_default())),
         }
     }
+}
+
+fn is_directory(path: &str) -> bool {
+    let stat = rustix::fs::stat(path);
+    stat.is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
 }
 
 /// What a child says until it executes: nothing when it could.

@@ -105,6 +105,19 @@ impl CommandOptions {
 }
 
 impl StdioOptions {
+    /// Refuses a terminal that is to be typed into from what is none: it would wait for ever, as
+    /// a terminal has no end of input.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        use std::io::IsTerminal as _;
+        if self.tty && self.interactive && !std::io::stdin().is_terminal() {
+            return Err(Error::Usage {
+                what: "-it: stdin is no terminal".to_owned(),
+                hint: Some("use -i alone to send it, or -t alone".to_owned()),
+            });
+        }
+        Ok(())
+    }
+
     /// The terminal to ask for: of our own's size where we have one.
     pub(crate) fn terminal(self) -> Option<TerminalSize> {
         self.tty.then(caller_terminal_size)

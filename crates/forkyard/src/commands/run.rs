@@ -30,6 +30,7 @@ pub(super) async fn run(client: &Client, options: RunOptions) -> Result<u8, Erro
             hint: Some("put a command after `--`: `forkyard run -- CMD...`".to_owned()),
         });
     }
+    options.stdio.check()?;
     let body = routes::Run {
         sandbox: options.sandbox.spec(options.image)?,
         command: CommandSpec {
@@ -54,6 +55,7 @@ pub(super) async fn run(client: &Client, options: RunOptions) -> Result<u8, Erro
 
 /// `forkyard exec`
 pub(super) async fn exec(client: &Client, options: ExecOptions) -> Result<u8, Error> {
+    options.stdio.check()?;
     let spec = CommandSpec {
         argv: options.command,
         entrypoint: None,
