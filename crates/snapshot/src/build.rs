@@ -1,5 +1,6 @@
 //! Building a picture's processes again, by the init of another sandbox.
 
+mod events;
 mod files;
 mod loose;
 mod memory;
@@ -47,7 +48,7 @@ pub fn build(
     times: &mut Times,
 ) -> Result<()> {
     let nodes = tree::plan(picture)?;
-    let files = files::open_all(picture, stage, home)?;
+    let files = files::open_all(proof, picture, stage, home)?;
     times.mark("open");
     let control = Control::new(stage.work())?;
     let site = Site {
@@ -166,6 +167,7 @@ impl Site<'_> {
             self.control.pages.wait_while(READY, ready, Duration::from_millis(5));
         }
         loose::finish(self.picture, &self.files.loose)?;
+        events::settle(self.picture, self.files)?;
         self.control.pages.store_and_wake(GO, 1);
         Ok(())
     }

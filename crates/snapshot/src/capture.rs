@@ -1,11 +1,13 @@
 //! Taking the picture: everything is stopped, and is asked what it is.
 
 mod descriptors;
+mod events;
 mod loose;
 mod memory;
 mod named;
 mod process;
 mod thread;
+mod watches;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -144,6 +146,7 @@ impl Capture<'_> {
                 body,
             });
         }
-        self.finish_loose()
+        self.finish_loose()?;
+        self.resolve_entries()
     }
 }

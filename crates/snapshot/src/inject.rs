@@ -120,8 +120,7 @@ impl<'a> Hand<'a> {
                 0,
             ],
         );
-        let registers = ptrace::registers(pid).context(|| "PTRACE_GETREGS".to_owned())?;
-        let mask = ptrace::signal_mask(pid).context(|| "PTRACE_GETSIGMASK".to_owned())?;
+        let (registers, mask) = hand.original(pid)?;
         // Behind the code: ops, mask, registers.
         let ops_at = base + stub::code().len().next_multiple_of(64) as u64;
         let mask_at = ops_at + 4 * size_of::<Op>() as u64;
@@ -133,7 +132,6 @@ impl<'a> Hand<'a> {
         bytes.extend_from_slice(&mask.to_le_bytes());
         bytes.extend_from_slice(&frame(&registers));
         hand.memory.write_all_at(&bytes, base).context(|| "writing behind the vDSO".to_owned())?;
-        hand.threads.push((pid, registers, mask));
         let area = hand.go(pid, ops_at)?;
         if area < 0 {
             let error = std::io::Error::from_raw_os_error(-area as i32);
@@ -183,8 +181,13 @@ impl<'a> Hand<'a> {
         if let Some((_, registers, mask)) = self.threads.iter().find(|(other, ..)| *other == tid) {
             return Ok((*registers, *mask));
         }
-        let registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
+        let mut registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
         let mask = ptrace::signal_mask(tid).context(|| "PTRACE_GETSIGMASK".to_owned())?;
+        if is_cut_short(&registers) && !is_signalled(tid)? {
+            registers.rax = registers.orig_rax;
+            registers.rip -= 2;
+            registers.orig_rax = u64::MAX;
+        }
         self.threads.push((tid, registers, mask));
         Ok((registers, mask))
     }
@@ -296,6 +299,28 @@ impl<'a> Hand<'a> {
         let done = remote::read_memory(self.pid, &[(at, length)], &mut to);
         whole(done.context(|| "process_vm_readv".to_owned())?, length)
     }
+}
+
+/// Whether a call failed because the thread was stopped: a few do, see signal(7), which the kernel
+/// would not make again.
+fn is_cut_short(registers: &Registers) -> bool {
+    let calls = [
+        libc::SYS_epoll_wait,
+        libc::SYS_epoll_pwait,
+        libc::SYS_epoll_pwait2,
+        libc::SYS_rt_sigtimedwait,
+        libc::SYS_semop,
+        libc::SYS_semtimedop,
+    ];
+    registers.rax.cast_signed() == i64::from(-libc::EINTR)
+        && calls.contains(&registers.orig_rax.cast_signed())
+}
+
+/// Whether a signal waits for a thread, which will see that its call failed.
+fn is_signalled(tid: Pid) -> Result<bool> {
+    let status = crate::proc::Status::read(tid)?;
+    let waiting = status.hexadecimal("SigPnd") | status.hexadecimal("ShdPnd");
+    Ok(waiting & !status.hexadecimal("SigBlk") != 0)
 }
 
 fn whole(done: usize, wanted: usize) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Process ids, paths and users are those inside the sandbox. A picture refers to memory that its
 //! [`crate::Stage`] holds by the address where it is staged.
 
+pub mod events;
 mod loose;
 
 use std::collections::BTreeMap;
@@ -281,6 +282,8 @@ pub enum DescriptionKind {
     Loose(usize),
     /// A pipe: index into the picture's pipes.
     Pipe(usize),
+    /// What tells of events.
+    Event(events::Event),
     /// What leads out of the sandbox, or to init: told apart by who asked for the picture.
     Outside(u64),
 }

@@ -214,6 +214,8 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
 pub(crate) struct FdInfo {
     pub(crate) position: u64,
     pub(crate) flags: u32,
+    /// All of it: what follows depends on what is open.
+    pub(crate) text: String,
 }
 
 impl FdInfo {
@@ -223,14 +225,18 @@ impl FdInfo {
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let word = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            line.strip_prefix(':').map(str::trim)
-        };
+        let info = Self { text: text.to_owned(), ..Self::default() };
         Some(Self {
-            position: word("pos")?.parse::<i64>().ok()? as u64,
-            flags: u32::from_str_radix(word("flags")?, 8).ok()?,
+            position: info.value("pos")?.parse::<i64>().ok()? as u64,
+            flags: u32::from_str_radix(info.value("flags")?, 8).ok()?,
+            ..info
         })
+    }
+
+    /// What follows a name.
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        let line = self.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim)
     }
 }
 

@@ -25,6 +25,7 @@
 
 pub mod caps;
 pub mod channel;
+pub mod events;
 pub mod fsid;
 pub mod host;
 pub mod landlock;

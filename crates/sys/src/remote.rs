@@ -78,7 +78,7 @@ pub fn compare(kind: Kind, one: (Pid, u64), other: (Pid, u64)) -> io::Result<std
         Kind::SignalHandlers => 4,
     };
     // SAFETY: kcmp reads no memory of this process.
-    let result = unsafe {
+    ordering(unsafe {
         libc::syscall(
             libc::SYS_kcmp,
             one.0.as_raw_nonzero().get(),
@@ -87,7 +87,11 @@ pub fn compare(kind: Kind, one: (Pid, u64), other: (Pid, u64)) -> io::Result<std
             one.1,
             other.1,
         )
-    };
+    })
+}
+
+/// What kcmp(2) returns, as an order.
+pub(crate) fn ordering(result: libc::c_long) -> io::Result<std::cmp::Ordering> {
     match result {
         0 => Ok(std::cmp::Ordering::Equal),
         1 => Ok(std::cmp::Ordering::Less),

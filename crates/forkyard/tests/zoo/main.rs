@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod events;
 mod processes;
 mod shared_memory;
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use forkyard_sys::process::SingleThreaded;
 use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::Home;
 use super::loose::{self, Made};
+use super::{Home, events};
 use crate::error::{Context, Result};
 use crate::picture::{AreaKind, Body, Description, DescriptionKind, FileRef, Picture, Pipe};
 use crate::stage::Stage;
@@ -26,15 +27,29 @@ const KEPT: OFlags = OFlags::APPEND
 
 /// All that was opened.
 pub(super) struct Files {
-    /// As the picture's descriptions.
-    pub(super) descriptions: Vec<OwnedFd>,
+    /// As the picture's descriptions; without those that each process opens for itself.
+    descriptions: Vec<Option<OwnedFd>>,
+    /// What processes add to their epoll descriptors.
+    pub(super) own: events::Own,
     /// Files that are mapped or run, and whether they are written.
     pub(super) mapped: BTreeMap<(FileRef, bool), OwnedFd>,
     /// As the picture's.
     pub(super) loose: Vec<Made>,
 }
 
-pub(super) fn open_all(picture: &Picture, stage: &Stage, home: &mut dyn Home) -> Result<Files> {
+impl Files {
+    /// An open file description by its index.
+    pub(super) fn description(&self, index: usize) -> Option<BorrowedFd<'_>> {
+        self.descriptions.get(index)?.as_ref().map(AsFd::as_fd)
+    }
+}
+
+pub(super) fn open_all(
+    proof: &SingleThreaded,
+    picture: &Picture,
+    stage: &Stage,
+    home: &mut dyn Home,
+) -> Result<Files> {
     let mut pipes = Vec::with_capacity(picture.pipes.len());
     for pipe in &picture.pipes {
         pipes.push(make_pipe(pipe)?);
@@ -42,10 +57,16 @@ pub(super) fn open_all(picture: &Picture, stage: &Stage, home: &mut dyn Home) ->
     let loose = loose::make_all(picture, stage)?;
     let mut descriptions = Vec::with_capacity(picture.descriptions.len());
     for description in &picture.descriptions {
-        descriptions.push(open_one(description, &pipes, &loose, home)?);
+        let opened = match &description.kind {
+            DescriptionKind::Event(event) => {
+                events::open(proof, event, OFlags::from_bits_retain(description.flags))?
+            }
+            _ => Some(open_one(description, &pipes, &loose, home)?),
+        };
+        descriptions.push(opened);
     }
     let mapped = open_mapped(picture, &loose)?;
-    Ok(Files { descriptions, mapped, loose })
+    Ok(Files { descriptions, own: events::own(picture), mapped, loose })
 }
 
 fn open_one(
@@ -76,6 +97,7 @@ fn open_one(
             };
             open_pipe_end(end, flags)
         }
+        DescriptionKind::Event(_) => Err(crate::error::unreadable("a picture: an event")),
     }
 }
 

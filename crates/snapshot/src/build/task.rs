@@ -1,11 +1,13 @@
 //! Becoming a process of the picture: what Rust can still do, then a program for the stub.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use forkyard_sys::process::{self, SingleThreaded};
 use forkyard_sys::stub::Op;
 use rustix::fs::Mode;
 
+use super::events;
 use super::memory::{self, Numbers};
 use super::program::Program;
 use super::thread;
@@ -30,19 +32,27 @@ pub(super) fn become_it(proof: &SingleThreaded, site: &Site<'_>, index: usize) -
     let score = std::fs::write("/proc/self/oom_score_adj", alive.oom_score.to_string());
     // Without a right over the host it can only be raised.
     let _ = score;
-    let numbers = place_descriptors(site, alive)?;
+    let processes = events::open_processes(site.picture, alive)?;
+    events::add_own(site.files, index, &processes)?;
+    let numbers = place_descriptors(site, alive, &processes)?;
     let mut program = Program::new(site.work);
     let ops = ops(&mut program, site, process.pid, alive, &numbers)?;
     match program.run(proof, site.control, process.pid, &ops)? {}
 }
 
 /// Puts descriptors where they belong; what is mapped is above all of them.
-fn place_descriptors(site: &Site<'_>, alive: &Alive) -> Result<Numbers> {
+fn place_descriptors(
+    site: &Site<'_>,
+    alive: &Alive,
+    processes: &BTreeMap<usize, OwnedFd>,
+) -> Result<Numbers> {
     let mut fds: Vec<(BorrowedFd<'_>, i32, bool)> = Vec::new();
     for descriptor in &alive.descriptors {
-        if let Some(file) = site.files.descriptions.get(descriptor.description) {
+        let index = descriptor.description;
+        let file = site.files.description(index);
+        if let Some(file) = file.or_else(|| processes.get(&index).map(AsFd::as_fd)) {
             let number = descriptor.number.cast_signed();
-            fds.push((file.as_fd(), number, descriptor.close_on_exec));
+            fds.push((file, number, descriptor.close_on_exec));
         }
     }
     let above = fds.iter().map(|&(_, number, _)| number).max().unwrap_or(2) + 1;

@@ -9,6 +9,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::Capture;
+use super::events::Waiting;
 use crate::error::{Context, Result};
 use crate::picture::{Description, DescriptionKind, Descriptor, Pipe};
 use crate::proc::{self, FdInfo, refuse};
@@ -23,7 +24,9 @@ pub(crate) struct Descriptions {
     pub(crate) all: Vec<Description>,
     pub(crate) pipes: Vec<Pipe>,
     /// One descriptor of each, with its index, in the kernel's order of what they refer to.
-    known: Vec<(Pid, u32, usize)>,
+    pub(super) known: Vec<(Pid, u32, usize)>,
+    /// Epoll descriptors whose entries are not resolved.
+    pub(super) waiting: Vec<Waiting>,
     /// Inodes of the pipes.
     inodes: Vec<(u64, u64)>,
 }
@@ -109,6 +112,9 @@ impl Capture<'_> {
     }
 
     fn kind(&mut self, seen: &Seen<'_>) -> Result<DescriptionKind> {
+        if seen.link.starts_with(b"anon_inode:") {
+            return self.event(seen).map(DescriptionKind::Event);
+        }
         match FileType::from_raw_mode(seen.stat.st_mode) {
             _ if seen.info.flags & OFlags::PATH.bits() != 0 => self.named(seen),
             FileType::Fifo => self.pipe(seen).map(DescriptionKind::Pipe),
