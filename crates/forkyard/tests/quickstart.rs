@@ -31,8 +31,8 @@ fn every_step_shows_what_it_claims_and_nothing_is_left() {
     let out = finish_within(LIMIT, &mut quickstart(temp.path()), b"");
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
-    assert!(text.contains("All 9 steps showed what they claim"), "{text}");
-    assert!(text.lines().count() < 100, "two screens at most:\n{text}");
+    assert!(text.contains("All 10 steps showed what they claim"), "{text}");
+    assert!(text.lines().count() < 110, "two screens at most:\n{text}");
     assert!(!text.contains('\x1b'), "colour without a terminal:\n{text}");
     assert_eq!(std::fs::read_dir(temp.path()).expect("read it").count(), 0);
     assert_eq!(processes_of(temp.path()), 0);

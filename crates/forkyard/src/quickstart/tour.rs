@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use forkyard_engine::model::Sandbox;
+use forkyard_engine::model::{Fork, ForkSpec, Sandbox};
 use forkyard_sys::host::Feature;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -68,7 +68,7 @@ impl Tour {
             "Nothing is downloaded. All of it is in {}, and gone at the end.",
             self.stage.dir().display()
         ))?;
-        let steps: [(&str, Step); 9] = [
+        let steps: [(&str, Step); 10] = [
             ("One command in a sandbox of its own, gone when the command is done", Self::run_once),
             ("A sandbox that stays, with this machine's own programs", Self::create),
             ("A session: what one line leaves behind, the next one finds", Self::session),
@@ -78,6 +78,7 @@ impl Tour {
             ("Break everything, then reset", Self::reset),
             ("Many at once", Self::many),
             ("What each operation takes, through the server", Self::times),
+            ("Live fork: a running program, four times over", Self::fork),
         ];
         for (title, step) in steps {
             self.steps += 1;
@@ -170,6 +171,35 @@ impl Tour {
         } else {
             format!("root inside is uid {outside} outside: nobody")
         })
+    }
+
+    fn fork(&self) -> Result<(), Stop> {
+        let count = "i=0; while :; do i=$((i + 1)); echo $i >/tmp/count; sleep 0.01; done";
+        self.show_ok(&format!("forkyard exec -d box -c '{count}'"))?;
+        let line = "forkyard fork box -n 4 --name try";
+        self.screen.command(line)?;
+        let start = Instant::now();
+        let spec = ForkSpec { count: Some(4), name: Some("try".to_owned()) };
+        let url = Url::sandbox("box").part("fork");
+        let fork: Fork = self.runtime.block_on(self.stage.client().post(url, &spec))?;
+        self.screen.result(line, start.elapsed(), "")?;
+        let report = &fork.report;
+        self.remark(&format!(
+            "{} processes: the original stood still for {}, all four ran after {}",
+            report.processes,
+            duration(Duration::from_micros(report.stopped_us)),
+            duration(Duration::from_micros(report.total_us)),
+        ))?;
+        let read = "for n in 1 2 3 4; do forkyard exec try-$n -- cat /tmp/count; done | xargs";
+        let counts = |text: String| -> Vec<u64> {
+            text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+        };
+        let (before, after) = (counts(self.show_ok(read)?), counts(self.show_ok(read)?));
+        let all_count = before.iter().zip(&after).filter(|(before, after)| before < after).count();
+        check(all_count == 4, || format!("{all_count} of four count on"))?;
+        self.remark("each counts on by itself, with memory and files of its own")?;
+        let removed = self.stage.shell("forkyard rm try-1 try-2 try-3 try-4")?;
+        check(removed.code == 0, || format!("removing the clones: {}", removed.output))
     }
 
     fn takeover(&self) -> Result<(), Stop> {
