@@ -127,11 +127,23 @@ impl Site<'_> {
             rustix::process::setpgid(None, group).context(|| "setpgid".to_owned())?;
         }
         self.control.arrive(GROUPED, all)?;
+        self.leave_group(node)?;
         match node.role {
             Role::Temporary => Ok(0),
             Role::Zombie(status) => Ok(end_as(status)),
             Role::Alive(index) => task::become_it(proof, self, index),
         }
+    }
+
+    /// Those who led a group and are in another one go there one after the other.
+    fn leave_group(&self, node: &Node) -> Result<()> {
+        if let Some(rank) = node.leaves {
+            self.control.await_count(LEFT, rank)?;
+            let group = rustix::process::Pid::from_raw(node.group.cast_signed());
+            rustix::process::setpgid(None, group).context(|| "setpgid".to_owned())?;
+            self.control.pages.add_and_wake(LEFT, 1);
+        }
+        self.control.await_count(LEFT, self.nodes.leavers())
     }
 
     /// Forks a child that is left to init at once: by way of a process that ends.
@@ -189,6 +201,7 @@ const FORKED: u64 = 0;
 const GROUPED: u64 = 4;
 const READY: u64 = 8;
 const GO: u64 = 12;
+const LEFT: u64 = 16;
 /// The stub's three words when a call fails.
 const FAILED_CALL: u64 = 64;
 /// Length of a message, then the message.
@@ -212,8 +225,14 @@ impl Control {
 
     /// Counts this process in, and waits for the others.
     fn arrive(&self, offset: u64, all: u32) -> Result<()> {
+        self.pages.add_and_wake(offset, 1);
+        self.await_count(offset, all)
+    }
+
+    /// Waits until so many have been counted.
+    fn await_count(&self, offset: u64, all: u32) -> Result<()> {
         let end = Instant::now() + PATIENCE;
-        let mut here = self.pages.add_and_wake(offset, 1);
+        let mut here = self.pages.load(offset);
         while here < all {
             if Instant::now() > end || self.pages.load(MESSAGE) != 0 {
                 return Err(Error::Unsteady("another process was not built".to_owned()));

@@ -28,7 +28,10 @@ pub(super) struct Node {
     pub(super) role: Role,
     pub(super) group: u32,
     pub(super) leads_session: bool,
+    /// A group has its id; it may be in another one by now.
     pub(super) leads_group: bool,
+    /// It leaves the group that it led for another one, as the Nth of those who do.
+    pub(super) leaves: Option<u32>,
     /// It is a child of init, and goes behind the sandbox's wall.
     pub(super) enters: bool,
     /// Children that it forks before it leads a session.
@@ -67,6 +70,11 @@ impl Plan {
         self.nodes.iter().filter(|node| matches!(node.role, Role::Alive(_))).count() as u32
     }
 
+    /// How many leave the group that they led.
+    pub(super) fn leavers(&self) -> u32 {
+        self.nodes.iter().filter(|node| node.leaves.is_some()).count() as u32
+    }
+
     /// A process id that nobody has, for who orphans this node.
     pub(super) fn spare(&self, index: usize) -> u32 {
         self.spares.get(&index).copied().unwrap_or_default()
@@ -84,6 +92,7 @@ pub(super) fn plan(picture: &Picture) -> Result<Plan> {
     for process in processes {
         planner.place(process, processes)?;
     }
+    planner.order_leavers(processes)?;
     planner.spare_ids(processes);
     Ok(planner.plan)
 }
@@ -109,6 +118,7 @@ impl Planner {
             group,
             leads_session: session == pid,
             leads_group: group == pid,
+            leaves: None,
             enters: false,
             early: Vec::new(),
             children: Vec::new(),
@@ -138,6 +148,28 @@ impl Planner {
         }
     }
 
+    /// Processes that lead a group for others and are in another one themselves leave it once it
+    /// has another member: it would be gone with its last.
+    fn order_leavers(&mut self, processes: &[Process]) -> Result<()> {
+        let led: BTreeSet<u32> = processes.iter().map(|process| process.group).collect();
+        let nodes = &mut self.plan.nodes;
+        let leaves = |node: &Node| led.contains(&node.pid) && node.group != node.pid;
+        let mut waiting: Vec<u32> = nodes.iter().filter(|n| leaves(n)).map(|n| n.pid).collect();
+        for rank in 0..waiting.len() as u32 {
+            let has_member = |pid: &u32| {
+                processes.iter().any(|other| other.group == *pid && !waiting.contains(&other.pid))
+            };
+            let Some(at) = waiting.iter().position(has_member) else {
+                return Err(Error::Unsteady("groups that only led each other".to_owned()));
+            };
+            let pid = waiting.remove(at);
+            if let Some(node) = nodes.iter_mut().find(|node| node.pid == pid) {
+                (node.leads_group, node.leaves) = (true, Some(rank));
+            }
+        }
+        Ok(())
+    }
+
     fn root(&mut self, index: usize) {
         if let Some(node) = self.plan.nodes.get_mut(index) {
             node.enters = true;
@@ -156,7 +188,6 @@ impl Planner {
 
     fn place(&mut self, process: &Process, all: &[Process]) -> Result<()> {
         let Some(&index) = self.by_pid.get(&process.pid) else { return Ok(()) };
-        let leads = process.session == process.pid;
         if process.parent == 1 || !self.by_pid.contains_key(&process.parent) {
             match birth_session(process, all) {
                 Some(session) if session != process.pid => self.adopt(session, index),
@@ -171,7 +202,7 @@ impl Planner {
         else {
             return Ok(());
         };
-        let needed = if leads { birth_session(process, all) } else { Some(process.session) };
+        let needed = birth_session(process, all);
         if needed.is_none_or(|session| session == parent.session) {
             node.children.push(index);
         } else if parent.session == parent.pid {
@@ -202,15 +233,150 @@ impl Planner {
 }
 
 /// The session that a process must be born in: its own unless it leads one, else that of children
-/// which it had before; none where that does not matter.
+/// which were born before it did; none where that does not matter.
 fn birth_session(process: &Process, all: &[Process]) -> Option<u32> {
     if process.session != process.pid {
         return Some(process.session);
     }
-    all.iter().filter(|child| child.parent == process.pid).map(|child| child.session).find(
-        |&session| {
-            session != process.pid
-                && !all.iter().any(|child| child.pid == session && child.parent == process.pid)
-        },
-    )
+    all.iter()
+        .filter(|child| child.parent == process.pid && child.pid != process.pid)
+        .filter_map(|child| birth_session(child, all))
+        .find(|&session| session != process.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Parent, group and session, by process id.
+    type Tree = BTreeMap<u32, (u32, u32, u32)>;
+
+    /// What a shell and its programs might do, one after the other, each by one of those there.
+    #[derive(Clone, Copy, Debug)]
+    enum Deed {
+        Fork,
+        LeadSession,
+        LeadGroup,
+        /// Joins the group of another one.
+        Join(u8),
+        End,
+    }
+
+    fn deeds() -> impl Strategy<Value = Vec<(u8, Deed)>> {
+        let deed = prop_oneof![
+            4 => Just(Deed::Fork),
+            1 => Just(Deed::LeadSession),
+            1 => Just(Deed::LeadGroup),
+            1 => any::<u8>().prop_map(Deed::Join),
+            2 => Just(Deed::End),
+        ];
+        proptest::collection::vec((any::<u8>(), deed), 0..60)
+    }
+
+    /// A command of init's, and what comes of it.
+    fn history(deeds: &[(u8, Deed)]) -> Tree {
+        let mut tree = Tree::from([(2, (1, 2, 2))]);
+        let mut next = 3;
+        for &(who, deed) in deeds {
+            let Some(&pid) = tree.keys().nth(usize::from(who) % tree.len().max(1)) else { break };
+            let (parent, group, session) = tree[&pid];
+            match deed {
+                Deed::Fork => {
+                    tree.insert(next, (pid, group, session));
+                    next += 1;
+                }
+                // A leader of a group cannot.
+                Deed::LeadSession if tree.values().all(|(_, group, _)| *group != pid) => {
+                    tree.insert(pid, (parent, pid, pid));
+                }
+                Deed::LeadGroup if session != pid => {
+                    tree.insert(pid, (parent, pid, session));
+                }
+                Deed::Join(other) if session != pid => {
+                    let groups: Vec<u32> = tree
+                        .values()
+                        .filter(|(_, _, other)| *other == session)
+                        .map(|(_, group, _)| *group)
+                        .collect();
+                    tree.insert(pid, (parent, groups[usize::from(other) % groups.len()], session));
+                }
+                Deed::End => {
+                    tree.remove(&pid);
+                    for (parent, ..) in tree.values_mut().filter(|(parent, ..)| *parent == pid) {
+                        *parent = 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+        tree
+    }
+
+    fn picture(tree: &Tree) -> Picture {
+        let process = |(&pid, &(parent, group, session)): (&u32, &(u32, u32, u32))| Process {
+            pid,
+            parent,
+            group,
+            session,
+            body: Body::Zombie(0),
+        };
+        Picture { processes: tree.iter().map(process).collect(), ..Picture::default() }
+    }
+
+    /// Does what a plan says, as `Site::grow` does it.
+    fn carry_out(plan: &Plan) -> Tree {
+        let mut tree = Tree::new();
+        for &root in plan.roots() {
+            grow(plan, root, (1, 1, 1), &mut tree);
+        }
+        let mut joining: Vec<&Node> =
+            plan.nodes.iter().filter(|node| !node.leads_session && !node.leads_group).collect();
+        let mut leaving: Vec<&Node> =
+            plan.nodes.iter().filter(|node| node.leaves.is_some()).collect();
+        leaving.sort_by_key(|node| node.leaves);
+        joining.extend(leaving);
+        for node in joining {
+            let (parent, _, session) = tree[&node.pid];
+            let exists = tree.values().any(|other| (other.1, other.2) == (node.group, session));
+            assert!(exists, "no such group: {node:?}");
+            tree.insert(node.pid, (parent, node.group, session));
+        }
+        for node in plan.nodes.iter().filter(|node| node.role == Role::Temporary) {
+            tree.remove(&node.pid);
+        }
+        tree
+    }
+
+    fn grow(plan: &Plan, index: usize, born: (u32, u32, u32), tree: &mut Tree) {
+        let node = plan.node(index).unwrap();
+        let (parent, mut group, mut session) = born;
+        for &child in &node.early {
+            grow(plan, child, (node.pid, group, session), tree);
+        }
+        if node.leads_session {
+            (group, session) = (node.pid, node.pid);
+        } else if node.leads_group {
+            group = node.pid;
+        }
+        for &child in &node.children {
+            grow(plan, child, (node.pid, group, session), tree);
+        }
+        for &orphan in &node.orphans {
+            let spare = plan.spare(orphan);
+            assert!(spare != 0 && !tree.contains_key(&spare));
+            grow(plan, orphan, (1, group, session), tree);
+        }
+        assert!(tree.insert(node.pid, (parent, group, session)).is_none(), "forked twice");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_processes_did_the_plan_leads_to_the_same_tree(deeds in deeds()) {
+            let tree = history(&deeds);
+            let plan = plan(&picture(&tree)).unwrap();
+            prop_assert_eq!(carry_out(&plan), tree);
+        }
+    }
 }
