@@ -1,5 +1,7 @@
 //! Building a picture's processes again, by the init of another sandbox.
 
+mod attributes;
+mod credentials;
 mod events;
 mod files;
 mod loose;
@@ -7,6 +9,7 @@ mod memory;
 mod program;
 mod task;
 mod thread;
+pub(crate) mod timers;
 mod tree;
 
 use std::io;
@@ -191,6 +194,8 @@ fn end_as(status: i32) -> i32 {
     if signal == 0 {
         return status >> 8 & 0xff;
     }
+    // This is no program whose memory anyone shall see in a core.
+    let _ = process::set_not_dumpable();
     let _ = forkyard_sys::signal::set_blocked(false);
     let _ = process::kill(rustix::process::getpid().as_raw_nonzero().get(), signal);
     128 + signal

@@ -1,12 +1,16 @@
 //! Taking the picture: everything is stopped, and is asked what it is.
 
+mod attributes;
 mod descriptors;
 mod events;
 mod loose;
 mod memory;
 mod named;
 mod process;
+mod sharing;
+mod signals;
 mod thread;
+mod timers;
 mod watches;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,13 +21,14 @@ use crate::error::Result;
 use crate::ids::Map;
 use crate::inject::Tail;
 use crate::picture::{Body, Picture, Process};
-use crate::proc::{Mapping, Stat, Status};
+use crate::proc::{Mapping, Stat, Status, refuse};
 use crate::seize::{Stopped, Tree};
 use crate::stage::Stage;
 use crate::times::Times;
 
 pub(crate) use descriptors::Descriptions;
 pub(crate) use loose::LooseFiles;
+use sharing::Sharing;
 
 /// What of a sandbox leads out of it: pipes and files, by device and inode, with a number of the
 /// asker's.
@@ -129,6 +134,12 @@ impl Capture<'_> {
             self.inner_ids.insert(stopped.pid, status.inner_id("NSpid"));
             read.push((stopped, status, stat));
         }
+        let mut sharing = Sharing::default();
+        for (stopped, status, stat) in &read {
+            if !stopped.threads.is_empty() {
+                self.check_together(stopped, status, stat, &mut sharing)?;
+            }
+        }
         self.plan_stage(processes)?;
         for (stopped, status, stat) in read {
             let body = if stopped.threads.is_empty() {
@@ -148,5 +159,20 @@ impl Capture<'_> {
         }
         self.finish_loose()?;
         self.resolve_entries()
+    }
+    /// What can be seen to be in the way before any process is touched.
+    fn check_together(
+        &self,
+        stopped: &Stopped,
+        status: &Status,
+        stat: &Stat,
+        sharing: &mut Sharing,
+    ) -> Result<()> {
+        let inner = status.inner_id("NSpid");
+        if stopped.threads.first() != Some(&stopped.pid) {
+            let what = "its main thread has ended, and others go on";
+            return Err(refuse(inner, &stat.name, what));
+        }
+        sharing.check(stopped, inner, &stat.name)
     }
 }

@@ -11,12 +11,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use forkyard_sys::ptrace::{self, Change, Registers};
+use forkyard_sys::ptrace::{self, Change, Registers, Rseq};
 use forkyard_sys::remote;
 use forkyard_sys::stub::{self, Op};
 use rustix::process::Pid;
 
 use crate::error::{Context, Error, Result};
+use crate::interrupted::{hide_stop, leave_sequence, restart};
+use crate::proc::refuse;
 use crate::seize::{Tree, await_event};
 
 /// How long a few system calls may take.
@@ -93,7 +95,22 @@ pub(crate) struct Hand<'a> {
     area: u64,
     length: u64,
     /// Threads that are in the stub, with what they were.
-    threads: Vec<(Pid, Registers, u64)>,
+    threads: Vec<(Pid, Original)>,
+    /// The process's id inside and its name, for messages.
+    who: (u32, &'a [u8]),
+}
+
+/// What a thread was before it made calls for us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Original {
+    /// As it goes on, with what the kernel needs to make an interrupted call again.
+    pub(crate) registers: Registers,
+    /// Blocked signals.
+    pub(crate) mask: u64,
+    /// Its restartable sequences.
+    pub(crate) rseq: Rseq,
+    /// It is in the stub.
+    entered: bool,
 }
 
 impl<'a> Hand<'a> {
@@ -104,11 +121,13 @@ impl<'a> Hand<'a> {
         pid: Pid,
         vdso: u64,
         length: u64,
+        who: (u32, &'a [u8]),
     ) -> Result<Self> {
         let memory = open_memory(pid)?;
         let base = vdso + tail.offset;
         let length = length.next_multiple_of(PAGE);
-        let mut hand = Self { tree, pid, memory, tail, base, area: 0, length, threads: Vec::new() };
+        let threads = Vec::new();
+        let mut hand = Self { tree, pid, memory, tail, base, area: 0, length, threads, who };
         let map = Op::call(
             libc::SYS_mmap,
             [
@@ -120,7 +139,7 @@ impl<'a> Hand<'a> {
                 0,
             ],
         );
-        let (registers, mask) = hand.original(pid)?;
+        let Original { registers, mask, .. } = hand.original(pid)?;
         // Behind the code: ops, mask, registers.
         let ops_at = base + stub::code().len().next_multiple_of(64) as u64;
         let mask_at = ops_at + 4 * size_of::<Op>() as u64;
@@ -150,7 +169,7 @@ impl<'a> Hand<'a> {
         ops: &[Op],
         data: &mut [u8],
     ) -> Result<Vec<i64>> {
-        let (registers, mask) = self.original(tid)?;
+        let Original { registers, mask, .. } = self.original(tid)?;
         let ops_at = self.area + at;
         let mask_at = ops_at + ((ops.len() + 3) * size_of::<Op>()) as u64;
         let mut bytes = Vec::new();
@@ -176,20 +195,22 @@ impl<'a> Hand<'a> {
         Ok(results.collect())
     }
 
-    /// A thread's registers and signal mask, as they were before it made calls for us.
-    pub(crate) fn original(&mut self, tid: Pid) -> Result<(Registers, u64)> {
-        if let Some((_, registers, mask)) = self.threads.iter().find(|(other, ..)| *other == tid) {
-            return Ok((*registers, *mask));
+    /// What a thread was before it made calls for us.
+    pub(crate) fn original(&mut self, tid: Pid) -> Result<Original> {
+        if let Some((_, original)) = self.threads.iter().find(|(other, _)| *other == tid) {
+            return Ok(*original);
         }
         let mut registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
-        let mask = ptrace::signal_mask(tid).context(|| "PTRACE_GETSIGMASK".to_owned())?;
-        if is_cut_short(&registers) && !is_signalled(tid)? {
-            registers.rax = registers.orig_rax;
-            registers.rip -= 2;
-            registers.orig_rax = u64::MAX;
+        if let Some(what) = strange(tid, &registers) {
+            return Err(refuse(self.who.0, self.who.1, what));
         }
-        self.threads.push((tid, registers, mask));
-        Ok((registers, mask))
+        let mask = ptrace::signal_mask(tid).context(|| "PTRACE_GETSIGMASK".to_owned())?;
+        let rseq = ptrace::rseq(tid).unwrap_or_default();
+        hide_stop(&mut registers);
+        leave_sequence(self.pid, &rseq, &mut registers);
+        let original = Original { registers, mask, rseq, entered: false };
+        self.threads.push((tid, original));
+        Ok(original)
     }
 
     /// Where data that goes with this many ops at `at` lies.
@@ -198,7 +219,7 @@ impl<'a> Hand<'a> {
     }
 
     /// Starts the stub in a thread, and waits until it traps; gives its last result.
-    fn go(&self, tid: Pid, ops: u64) -> Result<i64> {
+    fn go(&mut self, tid: Pid, ops: u64) -> Result<i64> {
         let mut registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
         registers.rip = self.base;
         registers.r12 = ops;
@@ -211,6 +232,10 @@ impl<'a> Hand<'a> {
             ptrace::set_signal_mask(tid, ALL)?;
             ptrace::resume(tid, 0)
         };
+        let entered = self.threads.iter_mut().find(|(other, _)| *other == tid);
+        if let Some((_, original)) = entered {
+            original.entered = true;
+        }
         go().context(|| "starting the stub".to_owned())?;
         self.wait(tid, |change| change == Change::Event(libc::PTRACE_EVENT_SECCOMP))?;
         let registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
@@ -226,6 +251,8 @@ impl<'a> Hand<'a> {
                     return Err(Error::Unsteady("a process was killed".to_owned()));
                 }
                 Ok(Some((_, Change::Signal(signal)))) => {
+                    // Only one that cannot be blocked: it is stopped from elsewhere.
+                    self.tree.owe(tid, signal);
                     return Err(Error::Unsteady(format!("a process got signal {signal}")));
                 }
                 Ok(Some(_)) => {
@@ -247,13 +274,23 @@ impl<'a> Hand<'a> {
 
     /// Gives all threads back what they were.
     pub(crate) fn close(mut self) -> Result<()> {
+        self.give_back()
+    }
+
+    fn give_back(&mut self) -> Result<()> {
+        let mut done = Ok(());
         // Others first: what brings them back if we die is in the area.
-        while let Some((tid, registers, mask)) = self.threads.pop() {
-            if self.threads.is_empty() && self.area != 0 {
-                self.unmap(tid)?;
+        while let Some((tid, original)) = self.threads.pop() {
+            if self.threads.is_empty() && self.area != 0 && done.is_ok() {
+                done = self.unmap(tid);
             }
-            self.release(tid, &registers, mask)?;
+            // One that is about to get a signal goes on when that is delivered.
+            if original.entered && !self.tree.owes(tid) {
+                done = self.release(tid, &original).and(done);
+            }
         }
+        // A thread that is still in the stub needs it to find back.
+        done?;
         self.memory
             .write_all_at(&self.tail.bytes, self.base)
             .context(|| "writing behind the vDSO".to_owned())
@@ -271,7 +308,7 @@ impl<'a> Hand<'a> {
 
     /// Takes a thread out of its trap: registers that say which call was interrupted can be set
     /// where it stops for us, but not in the middle of a call.
-    fn release(&self, tid: Pid, registers: &Registers, mask: u64) -> Result<()> {
+    fn release(&self, tid: Pid, original: &Original) -> Result<()> {
         let leave = || {
             let mut out = ptrace::registers(tid)?;
             out.orig_rax = u64::MAX;
@@ -282,8 +319,8 @@ impl<'a> Hand<'a> {
         leave().context(|| "leaving the stub".to_owned())?;
         self.wait(tid, |change| matches!(change, Change::Interrupted { .. }))?;
         // In this order: with its own mask the stub would still bring it back, not so without.
-        ptrace::set_signal_mask(tid, mask)
-            .and_then(|()| ptrace::set_registers(tid, registers))
+        ptrace::set_signal_mask(tid, original.mask)
+            .and_then(|()| ptrace::set_registers(tid, &original.registers))
             .context(|| "PTRACE_SETREGS".to_owned())
     }
 
@@ -301,26 +338,12 @@ impl<'a> Hand<'a> {
     }
 }
 
-/// Whether a call failed because the thread was stopped: a few do, see signal(7), which the kernel
-/// would not make again.
-fn is_cut_short(registers: &Registers) -> bool {
-    let calls = [
-        libc::SYS_epoll_wait,
-        libc::SYS_epoll_pwait,
-        libc::SYS_epoll_pwait2,
-        libc::SYS_rt_sigtimedwait,
-        libc::SYS_semop,
-        libc::SYS_semtimedop,
-    ];
-    registers.rax.cast_signed() == i64::from(-libc::EINTR)
-        && calls.contains(&registers.orig_rax.cast_signed())
-}
-
-/// Whether a signal waits for a thread, which will see that its call failed.
-fn is_signalled(tid: Pid) -> Result<bool> {
-    let status = crate::proc::Status::read(tid)?;
-    let waiting = status.hexadecimal("SigPnd") | status.hexadecimal("ShdPnd");
-    Ok(waiting & !status.hexadecimal("SigBlk") != 0)
+impl Drop for Hand<'_> {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            let _ = self.give_back();
+        }
+    }
 }
 
 fn whole(done: usize, wanted: usize) -> Result<()> {
@@ -344,20 +367,20 @@ fn frame(registers: &Registers) -> Vec<u8> {
     crate::registers::words(&registers).iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// What the kernel does with an interrupted call when a thread goes on.
-pub(crate) fn restart(registers: &mut Registers, same_thread: bool) {
-    const RESTART_SYSCALL: u64 = 219;
-    if registers.orig_rax.cast_signed() < 0 {
-        return;
+/// What of a thread the stub, or who builds it again, cannot deal with.
+fn strange(tid: Pid, registers: &Registers) -> Option<&'static str> {
+    /// The kernel's selectors for code and data of 64-bit programs.
+    const CODE: u64 = 0x33;
+    const DATA: u64 = 0x2b;
+    if registers.cs != CODE {
+        return Some("it is a 32-bit program");
     }
-    match registers.rax.cast_signed() {
-        // ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND
-        -514..=-512 => registers.rax = registers.orig_rax,
-        // ERESTART_RESTARTBLOCK: only the thread itself knows how much is left to wait.
-        -516 if same_thread => registers.rax = RESTART_SYSCALL,
-        -516 => registers.rax = registers.orig_rax,
-        _ => return,
+    let of_its_own = |selector: u64| selector != 0 && selector != DATA;
+    if [registers.ds, registers.es, registers.fs, registers.gs].into_iter().any(of_its_own) {
+        return Some("it has memory segments of its own making");
     }
-    registers.rip -= 2;
-    registers.orig_rax = u64::MAX;
+    // Kernels without it say that they do not know the request.
+    ptrace::dispatches_calls(tid)
+        .unwrap_or(false)
+        .then_some("it has its system calls turned into signals")
 }

@@ -20,6 +20,7 @@ mod error;
 mod files;
 mod ids;
 mod inject;
+mod interrupted;
 pub mod picture;
 mod proc;
 mod registers;

@@ -3,14 +3,18 @@
 //! Process ids, paths and users are those inside the sandbox. A picture refers to memory that its
 //! [`crate::Stage`] holds by the address where it is staged.
 
+mod attributes;
 pub mod events;
 mod loose;
+mod timers;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use attributes::{ProcessAttributes, ThreadAttributes};
 pub use loose::{FileRef, Loose, LooseKind};
+pub use timers::PosixTimer;
 
 /// Processes of a sandbox as they were at one moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -84,6 +88,8 @@ pub struct Alive {
     pub limits: Vec<(u64, u64)>,
     /// The three of setitimer(2): interval and rest, as `struct itimerval`.
     pub timers: [[u64; 4]; 3],
+    /// POSIX timers.
+    pub posix_timers: Vec<PosixTimer>,
     /// It is stopped for job control, by this signal.
     pub stopped: Option<i32>,
     /// `PR_SET_DUMPABLE`
@@ -94,6 +100,8 @@ pub struct Alive {
     pub oom_score: i32,
     /// personality(2)
     pub personality: u32,
+    /// What else it was told.
+    pub attributes: ProcessAttributes,
 }
 
 /// `struct kernel_sigaction` of the kernel.
@@ -148,6 +156,8 @@ pub struct Thread {
     /// Processors that it may run on, as a bit mask.
     #[serde(with = "serde_bytes")]
     pub affinity: Vec<u8>,
+    /// What else it was told.
+    pub attributes: ThreadAttributes,
 }
 
 /// `sched_setattr`(2)

@@ -1,10 +1,12 @@
 //! Stopping all processes of a sandbox, and letting them go on.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use forkyard_sys::ptrace::{self, Change};
+use forkyard_sys::remote::{self, Kind};
 use forkyard_sys::signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
@@ -12,9 +14,18 @@ use rustix::process::Pid;
 use crate::error::{Context, Error, Result};
 use crate::proc::{self, Stat, refuse};
 
-/// How long a thread may take to stop. Only one that waits for a disk, or for a child that it made
-/// with vfork(2) and that has been stopped, takes more than microseconds.
+/// How long threads may take to stop. Only one that waits for a disk, or for a child that it made
+/// with vfork(2), takes more than microseconds.
 const STOP: Duration = Duration::from_millis(100);
+
+/// After this long it is asked why a thread does not stop.
+const LATE: Duration = Duration::from_millis(1);
+
+/// How long a child of vfork(2) may take to its program while all else is stopped.
+const START: Duration = Duration::from_millis(30);
+
+/// How long it may take until all processes that come up are found.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// A stopped thread.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +45,8 @@ pub(crate) struct Tree {
     threads: HashMap<Pid, Thread>,
     zombies: Vec<Pid>,
     events: OwnedFd,
+    /// Signals that were on their way to a thread when it was stopped.
+    owed: RefCell<HashMap<Pid, i32>>,
 }
 
 /// A process of a stopped tree, by its id on the host.
@@ -50,16 +63,40 @@ impl Tree {
     /// Stops every process below `init` but those to `leave` alone, init's own.
     pub(crate) fn stop(init: Pid, leave: Vec<Pid>) -> Result<Self> {
         let events = signal::child_events().context(|| "signalfd".to_owned())?;
-        let mut tree = Self { init, leave, threads: HashMap::new(), zombies: Vec::new(), events };
+        let mut tree = Self {
+            init,
+            leave,
+            threads: HashMap::new(),
+            zombies: Vec::new(),
+            events,
+            owed: RefCell::default(),
+        };
+        let reaper = ptrace::reap_meanwhile().context(|| "setitimer".to_owned())?;
+        let end = Instant::now() + SETTLE;
         loop {
             // What was born while the others were being stopped is found in the next round, or
             // told by its parent's stop.
             let found = tree.seize_new()?;
             tree.wait_all()?;
             if !found {
-                return Ok(tree);
+                break;
+            }
+            if Instant::now() > end {
+                return Err(Error::Unsteady("new processes come without an end".to_owned()));
             }
         }
+        drop(reaper);
+        Ok(tree)
+    }
+
+    /// Notes a signal that a stopped thread gets when it is let go.
+    pub(crate) fn owe(&self, tid: Pid, signal: i32) {
+        self.owed.borrow_mut().insert(tid, signal);
+    }
+
+    /// Whether it gets one.
+    pub(crate) fn owes(&self, tid: Pid) -> bool {
+        self.owed.borrow().contains_key(&tid)
     }
 
     /// The processes, parents before their children.
@@ -123,7 +160,7 @@ impl Tree {
         if let Err(error) = ptrace::seize(tid, ptrace::FOLLOW) {
             return self.unseizable(process, tid, error);
         }
-        ptrace::interrupt(tid).context(|| "PTRACE_INTERRUPT".to_owned())?;
+        ptrace::interrupt(tid).or_else(gone).context(|| "PTRACE_INTERRUPT".to_owned())?;
         self.threads.insert(tid, Thread { process, stopped: false, job_control: None });
         Ok(true)
     }
@@ -137,25 +174,85 @@ impl Tree {
             }
             return Ok(false);
         }
-        let status = proc::Status::read(tid)?;
-        if status.number("TracerPid") != 0 && !self.threads.contains_key(&tid) {
-            return Err(refuse(status.inner_id("NSpid"), &stat.name, "it is being traced"));
+        let Ok(status) = proc::Status::read(tid) else { return Ok(false) };
+        match status.number("TracerPid") {
+            // Gone by now, or let go by another just now.
+            0 if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPERM)) => {
+                Err(Error::Unsteady(format!("process {process} could not be stopped: {error}")))
+            }
+            0 => Err(error).context(|| format!("PTRACE_SEIZE of process {process}")),
+            // Born of a thread that is seized, and has not stopped yet.
+            tracer if tracer == u64::from(std::process::id()) => {
+                self.threads.insert(tid, Thread { process, stopped: false, job_control: None });
+                Ok(true)
+            }
+            _ => Err(refuse(status.inner_id("NSpid"), &stat.name, "it is being traced")),
         }
-        Err(error).context(|| format!("PTRACE_SEIZE of process {process}"))
     }
 
     /// Waits until all seized threads have stopped.
     fn wait_all(&mut self) -> Result<()> {
-        let end = Instant::now() + STOP;
+        let begun = Instant::now();
+        let mut late = begun + LATE;
+        let mut starting = None;
         while self.threads.values().any(|thread| !thread.stopped) {
             match ptrace::wait(None, false) {
                 Ok(Some((tid, change))) => self.change(tid, change)?,
-                Ok(None) if Instant::now() < end => await_event(&self.events, end),
-                Ok(None) => return Err(self.unsteady()),
+                Ok(None) if Instant::now() < late => await_event(&self.events, late),
+                Ok(None) => {
+                    late = Instant::now() + LATE;
+                    self.forget_gone();
+                    let waits = self.let_children_start()?;
+                    if waits && starting.is_none() {
+                        starting = Some(Instant::now());
+                    }
+                    let patient = starting.is_none_or(|since| since.elapsed() < START);
+                    if !patient || begun.elapsed() > STOP {
+                        return Err(self.unsteady(waits));
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => self.forget_gone(),
                 Err(error) => return Err(error).context(|| "waitpid".to_owned()),
             }
         }
         Ok(())
+    }
+
+    /// Takes threads off the list that ended unnoticed.
+    fn forget_gone(&mut self) {
+        self.threads.retain(|tid, thread| {
+            thread.stopped || Stat::read(*tid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+        });
+    }
+
+    /// A parent in vfork(2) does not stop before its child has a program of its own: has such
+    /// children go on until then, and tells whether there are any.
+    fn let_children_start(&mut self) -> Result<bool> {
+        let late: Vec<Pid> = self
+            .threads
+            .iter()
+            .filter(|(_, thread)| !thread.stopped)
+            .map(|(tid, _)| *tid)
+            .collect();
+        let mut waits = false;
+        for parent in late {
+            let Ok(text) = proc::read(parent, &format!("task/{parent}/children")) else { continue };
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let children =
+                text.split_ascii_whitespace().filter_map(|word| Pid::from_raw(word.parse().ok()?));
+            for child in children {
+                let same = remote::compare(Kind::Memory, (parent, 0), (child, 0));
+                if !matches!(same, Ok(std::cmp::Ordering::Equal)) {
+                    continue;
+                }
+                waits = true;
+                if let Some(thread) = self.threads.get_mut(&child).filter(|thread| thread.stopped) {
+                    thread.stopped = false;
+                    ptrace::resume(child, 0).or_else(gone).context(|| "PTRACE_CONT".to_owned())?;
+                }
+            }
+        }
+        Ok(waits)
     }
 
     fn change(&mut self, tid: Pid, change: Change) -> Result<()> {
@@ -174,37 +271,55 @@ impl Tree {
                 self.threads.insert(tid, Thread { process, stopped: true, job_control });
             }
             // On to the stop that it was asked for. A signal has its effect before that.
-            Change::Event(_) => go_on(tid, 0)?,
+            Change::Event(event) => {
+                if event == libc::PTRACE_EVENT_EXEC {
+                    self.executed(tid)?;
+                }
+                go_on(tid, 0)?;
+            }
             Change::Signal(signal) => go_on(tid, signal)?,
         }
         Ok(())
     }
 
-    fn unsteady(&self) -> Error {
+    /// A thread that executes a program takes on the id of its process.
+    fn executed(&mut self, leader: Pid) -> Result<()> {
+        let former = ptrace::event_message(leader).context(|| "PTRACE_GETEVENTMSG".to_owned())?;
+        if let Some(former) = Pid::from_raw(former as i32).filter(|former| *former != leader) {
+            self.threads.remove(&former);
+        }
+        self.threads.insert(leader, Thread { process: leader, stopped: false, job_control: None });
+        Ok(())
+    }
+
+    fn unsteady(&self, waits: bool) -> Error {
         let late = self.threads.iter().find(|(_, thread)| !thread.stopped);
         let name = late.and_then(|(tid, _)| Stat::read(*tid).ok());
         let name = name.map(|stat| String::from_utf8_lossy(&stat.name).into_owned());
-        Error::Unsteady(format!("{} does not stop", name.unwrap_or_default()))
+        let name = name.unwrap_or_default();
+        Error::Unsteady(if waits {
+            format!("{name} waits for a child of vfork(2) that runs no program of its own yet")
+        } else {
+            format!("{name} does not stop")
+        })
     }
 }
 
 impl Drop for Tree {
     fn drop(&mut self) {
+        let owed = self.owed.get_mut();
         for (tid, thread) in &self.threads {
-            // One that has not stopped cannot be let go yet; it is when this process ends.
+            // One that has not stopped cannot be let go yet.
             if thread.stopped {
-                let _ = ptrace::detach(*tid, 0);
+                let _ = ptrace::detach(*tid, owed.get(tid).copied().unwrap_or_default());
             }
         }
-        let late: Vec<Pid> = self
-            .threads
-            .iter()
-            .filter(|(_, thread)| !thread.stopped)
-            .map(|(tid, _)| *tid)
-            .collect();
-        // A parent in vfork(2) stops now that its child goes on.
+        let late = self.threads.iter().filter(|(_, thread)| !thread.stopped);
+        let late: Vec<Pid> = late.map(|(tid, _)| *tid).collect();
+        // A parent in vfork(2) stops now that its child goes on. Those that do not are let go when
+        // this process ends, or are found again by the next try.
+        let end = Instant::now() + STOP;
         for tid in late {
-            let end = Instant::now() + STOP;
             while Instant::now() < end {
                 match ptrace::wait(Some(tid), false) {
                     Ok(Some((_, Change::Signal(signal)))) => {
@@ -224,14 +339,15 @@ impl Drop for Tree {
 }
 
 fn go_on(tid: Pid, signal: i32) -> Result<()> {
-    let gone = |error: &std::io::Error| error.raw_os_error() == Some(libc::ESRCH);
     for done in [ptrace::resume(tid, signal), ptrace::interrupt(tid)] {
-        match done {
-            Err(error) if !gone(&error) => return Err(error).context(|| "ptrace".to_owned()),
-            _ => {}
-        }
+        done.or_else(gone).context(|| "ptrace".to_owned())?;
     }
     Ok(())
+}
+
+/// That a thread is gone is told by what is waited for.
+fn gone(error: std::io::Error) -> std::io::Result<()> {
+    if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
 }
 
 /// Waits until a traced thread changed, or until `end`.

@@ -39,5 +39,6 @@ pub mod schedule;
 pub mod seccomp;
 pub mod signal;
 pub mod stub;
+pub mod timer;
 #[cfg(feature = "tokio")]
 pub mod watch;

@@ -4,9 +4,13 @@
 //! go without a trace. All calls must come from the thread that seized, and need a stopped thread
 //! but for [`seize`] and [`interrupt`]. See [ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html).
 
+mod reap;
+
 use std::io;
 
 use rustix::process::Pid;
+
+pub use reap::{Reaper, reap_meanwhile};
 
 /// A thread that [`seize`] was called on, by its id in this process's pid namespace.
 pub type Tid = Pid;
@@ -102,8 +106,7 @@ pub fn event_message(tid: Tid) -> io::Result<u64> {
 
 /// Its general registers.
 pub fn registers(tid: Tid) -> io::Result<Registers> {
-    // SAFETY: all fields are integers, for which zero is a value.
-    let mut registers: Registers = unsafe { std::mem::zeroed() };
+    let mut registers = no_registers();
     // SAFETY: the kernel writes one `user_regs_struct`.
     unsafe { raw(libc::PTRACE_GETREGS, tid, 0, (&raw mut registers) as u64) }?;
     Ok(registers)
@@ -113,6 +116,12 @@ pub fn registers(tid: Tid) -> io::Result<Registers> {
 pub fn set_registers(tid: Tid, registers: &Registers) -> io::Result<()> {
     // SAFETY: the kernel reads one `user_regs_struct`.
     unsafe { raw(libc::PTRACE_SETREGS, tid, 0, std::ptr::from_ref(registers) as u64) }
+}
+
+/// Registers that hold nothing.
+pub fn no_registers() -> Registers {
+    // SAFETY: all fields are integers, for which zero is a value.
+    unsafe { std::mem::zeroed() }
 }
 
 /// `NT_X86_XSTATE` of `linux/elf.h`.
@@ -197,6 +206,17 @@ pub fn rseq(tid: Tid) -> io::Result<Rseq> {
     unsafe { raw(GET, tid, size_of_val(&words) as u64, (&raw mut words) as u64) }?;
     let [low, high, length, signature, ..] = words;
     Ok(Rseq { address: u64::from(high) << 32 | u64::from(low), length, signature })
+}
+
+/// Whether its system calls may be turned into signals, see "Syscall User Dispatch" of the kernel's
+/// documents.
+pub fn dispatches_calls(tid: Tid) -> io::Result<bool> {
+    // `struct ptrace_sud_config`: mode, selector, offset, length; Linux 6.4.
+    const GET: libc::c_uint = 0x4211;
+    let mut words = [0_u64; 4];
+    // SAFETY: the kernel writes at most the length that it is given, 32 bytes.
+    unsafe { raw(GET, tid, size_of_val(&words) as u64, (&raw mut words) as u64) }?;
+    Ok(words[0] != 0)
 }
 
 fn request(what: libc::c_uint, tid: Tid, address: u64, data: u64) -> io::Result<()> {

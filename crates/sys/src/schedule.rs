@@ -86,3 +86,12 @@ pub fn affinity(tid: Pid) -> io::Result<Vec<u8>> {
     mask.truncate(count as usize);
     Ok(mask)
 }
+
+/// A thread's `ioprio_get`(2): class from bit 13, then level; 0 where it follows the nice value.
+pub fn io_priority(tid: Pid) -> io::Result<u32> {
+    const PROCESS: libc::c_int = 1;
+    // SAFETY: no memory is passed.
+    let result =
+        unsafe { libc::syscall(libc::SYS_ioprio_get, PROCESS, tid.as_raw_nonzero().get()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as u32) }
+}

@@ -11,6 +11,7 @@ mod support;
 mod events;
 mod processes;
 mod shared_memory;
+mod threads;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -10,8 +10,8 @@ use rustix::fs::Mode;
 use super::events;
 use super::memory::{self, Numbers};
 use super::program::Program;
-use super::thread;
 use super::{GO, READY, Site};
+use super::{attributes, thread, timers};
 use crate::error::{Context, Result};
 use crate::picture::{Alive, Body};
 
@@ -83,6 +83,11 @@ fn ops(
         [u64::from(numbers.first.cast_unsigned()), u64::from(u32::MAX), 0, 0, 0, 0],
     ));
     memory::close(alive, &mut ops);
+    // READ_IMPLIES_EXEC would have changed what was mapped.
+    ops.push(Op::call(libc::SYS_personality, [u64::from(alive.personality), 0, 0, 0, 0, 0]).must());
+    // Children that have come to an end or a stop have been told of, and their signals with them.
+    see_ended(site, pid, &mut ops);
+    drain(program, &mut ops);
     signal_actions(program, alive, &mut ops);
     let gate = program.put_words(&[0]);
     let (leader, others) = alive
@@ -92,6 +97,7 @@ fn ops(
     for other in others {
         ops.push(thread::start(program, pid, other, gate));
     }
+    timers::make(program, alive, &mut ops);
     thread::settle(program, pid, leader, &mut ops);
     for arrived in 0..others.len() as u32 {
         ops.push(Op::wait_while(gate, arrived));
@@ -102,17 +108,11 @@ fn ops(
     let description = program.put_words(&[count, filter]);
     let [mode, flags] = FILTER;
     ops.push(Op::call(libc::SYS_seccomp, [mode, flags, description, 0, 0, 0]).must());
-    let prctl = |what: i32, value: u64| Op::call(libc::SYS_prctl, [what as u64, value, 0, 0, 0, 0]);
-    ops.push(prctl(libc::PR_SET_DUMPABLE, u64::from(alive.dumpable)));
-    if alive.subreaper {
-        ops.push(prctl(libc::PR_SET_CHILD_SUBREAPER, 1));
-    }
-    limits(program, alive, &mut ops);
-    see_stopped(site, pid, &mut ops);
-    drain(program, &mut ops);
+    attributes::process(alive, &mut ops);
     for signal in &alive.pending {
         thread::queue(program, pid, None, signal, &mut ops);
     }
+    limits(program, alive, &mut ops);
     // Ready: on the word that all share, and then as one.
     let (ready, go) = (site.control.address(READY), site.control.address(GO));
     ops.push(Op::add(ready, 1));
@@ -125,7 +125,7 @@ fn ops(
     ops.push(Op::call(libc::SYS_munmap, [site.control.address(0), 4096, 0, 0, 0, 0]));
     ops.push(Op::add(gate, 1 << 16));
     ops.push(thread::wake(gate));
-    timers(program, alive, &mut ops);
+    timers::set(program, alive, &mut ops);
     ops.push(thread::leave(program, leader));
     Ok(ops)
 }
@@ -138,19 +138,22 @@ fn signal_actions(program: &mut Program, alive: &Alive, ops: &mut Vec<Op>) {
     }
 }
 
-/// Waits for children to stop that shall be stopped, as their parent has been told already.
-fn see_stopped(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
+/// Waits for children that shall be stopped or zombies, and takes note of their stops, as their
+/// parent did.
+fn see_ended(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
     const ONE_PROCESS: u64 = 1;
     for child in site.picture.processes.iter().filter(|child| child.parent == pid) {
-        if matches!(&child.body, Body::Alive(alive) if alive.stopped.is_some()) {
-            let how = libc::WSTOPPED as u64;
-            let args = [ONE_PROCESS, u64::from(child.pid), 0, how, 0, 0];
-            ops.push(Op::call(libc::SYS_waitid, args));
-        }
+        let how = match &child.body {
+            Body::Zombie(_) => libc::WEXITED | libc::WNOWAIT,
+            Body::Alive(alive) if alive.stopped.is_some() => libc::WSTOPPED,
+            Body::Alive(_) => continue,
+        };
+        let args = [ONE_PROCESS, u64::from(child.pid), 0, how as u64, 0, 0];
+        ops.push(Op::call(libc::SYS_waitid, args));
     }
 }
 
-/// Takes away what came while the process was built: of children that were to be zombies.
+/// Takes away what came while the process was built.
 fn drain(program: &mut Program, ops: &mut Vec<Op>) {
     let all = program.put_words(&[u64::MAX]);
     let none = program.put_words(&[0, 0]);
@@ -161,12 +164,5 @@ fn limits(program: &mut Program, alive: &Alive, ops: &mut Vec<Op>) {
     for (which, &(soft, hard)) in alive.limits.iter().enumerate() {
         let at = program.put_words(&[soft, hard]);
         ops.push(Op::call(libc::SYS_prlimit64, [0, which as u64, at, 0, 0, 0]));
-    }
-}
-
-fn timers(program: &mut Program, alive: &Alive, ops: &mut Vec<Op>) {
-    for (which, timer) in alive.timers.iter().enumerate().filter(|(_, timer)| **timer != [0; 4]) {
-        let at = program.put_words(timer);
-        ops.push(Op::call(libc::SYS_setitimer, [which as u64, at, 0, 0, 0, 0]));
     }
 }

@@ -4,7 +4,8 @@ use forkyard_sys::schedule::{self, Attributes};
 use forkyard_sys::stub::Op;
 
 use super::program::Program;
-use crate::picture::{Credentials, Signal, Thread};
+use super::{attributes, credentials};
+use crate::picture::{Signal, Thread};
 
 /// Memory, files, signals and all else in common.
 const FLAGS: u64 = (libc::CLONE_VM
@@ -16,9 +17,6 @@ const FLAGS: u64 = (libc::CLONE_VM
 
 /// `struct clone_args` up to `set_tid_size`.
 const CLONE_ARGS: usize = 10;
-
-/// `CAP_*` sets as capset(2) takes them, version 3.
-const CAPABILITY_VERSION: u64 = 0x2008_0522;
 
 /// Starts a thread, which counts itself in at the gate, and waits there for the leader to open it.
 pub(super) fn start(program: &mut Program, pid: u32, thread: &Thread, gate: u64) -> Op {
@@ -72,57 +70,13 @@ pub(super) fn settle(program: &mut Program, pid: u32, thread: &Thread, ops: &mut
         priority: scheduling.priority,
     }));
     ops.push(call(libc::SYS_sched_setattr, [0, attributes, 0, 0, 0, 0]));
-    credentials(program, &thread.credentials, ops);
+    attributes::thread(&thread.attributes, ops);
+    credentials::ops(program, &thread.credentials, forkyard_sys::caps::DEFAULT.bits(), ops);
     // After the ids: their change takes it away.
     ops.push(prctl(libc::PR_SET_PDEATHSIG, thread.death_signal as u64));
     for signal in &thread.pending {
         queue(program, pid, Some(thread.tid), signal, ops);
     }
-}
-
-fn credentials(program: &mut Program, who: &Credentials, ops: &mut Vec<Op>) {
-    let call = Op::call;
-    let prctl = |what: i32, a: u64, b: u64| call(libc::SYS_prctl, [what as u64, a, b, 0, 0, 0]);
-    let groups: Vec<u8> = who.groups.iter().flat_map(|group| group.to_le_bytes()).collect();
-    let groups = program.put(&groups);
-    // With a single id it is denied, and there are no groups.
-    ops.push(call(libc::SYS_setgroups, [who.groups.len() as u64, groups, 0, 0, 0, 0]));
-    let [real, effective, saved, files] = who.gids.map(u64::from);
-    ops.push(call(libc::SYS_setresgid, [real, effective, saved, 0, 0, 0]).must());
-    ops.push(call(libc::SYS_setfsgid, [files, 0, 0, 0, 0, 0]));
-    ops.push(prctl(libc::PR_SET_KEEPCAPS, 1, 0));
-    let [real, effective, saved, files] = who.uids.map(u64::from);
-    ops.push(call(libc::SYS_setresuid, [real, effective, saved, 0, 0, 0]).must());
-    ops.push(call(libc::SYS_setfsuid, [files, 0, 0, 0, 0, 0]));
-    let [inheritable, permitted, effective, bounding, ambient] = who.capabilities;
-    let permitted_first = set_capabilities(program, permitted, permitted, inheritable);
-    ops.push(permitted_first);
-    for number in (0..63_u64).filter(|number| ambient >> number & 1 == 1) {
-        // PR_CAP_AMBIENT_RAISE
-        ops.push(prctl(libc::PR_CAP_AMBIENT, 2, number));
-    }
-    let held = forkyard_sys::caps::DEFAULT.bits();
-    for number in (0..63_u64).filter(|number| (held & !bounding) >> number & 1 == 1) {
-        ops.push(prctl(libc::PR_CAPBSET_DROP, number, 0));
-    }
-    ops.push(prctl(libc::PR_SET_SECUREBITS, u64::from(who.secure_bits), 0));
-    let last = set_capabilities(program, effective, permitted, inheritable);
-    ops.push(last.must());
-}
-
-fn set_capabilities(program: &mut Program, effective: u64, permitted: u64, inheritable: u64) -> Op {
-    let header = program.put_words(&[CAPABILITY_VERSION]);
-    let half = |set: u64, high: bool| if high { set >> 32 } else { set & 0xffff_ffff };
-    let mut words = [0_u64; 3];
-    let flat: Vec<u64> = [false, true]
-        .into_iter()
-        .flat_map(|high| [half(effective, high), half(permitted, high), half(inheritable, high)])
-        .collect();
-    for (word, pair) in words.iter_mut().zip(flat.chunks(2)) {
-        *word = pair.iter().rev().fold(0, |word, part| word << 32 | part);
-    }
-    let data = program.put_words(&words);
-    Op::call(libc::SYS_capset, [header, data, 0, 0, 0, 0])
 }
 
 /// Queues a signal again: for one thread, or the process.
@@ -138,9 +92,9 @@ pub(super) fn queue(
     let (pid, number) = (u64::from(pid), u64::from(number));
     ops.push(match tid {
         Some(tid) => {
-            Op::call(libc::SYS_rt_tgsigqueueinfo, [pid, u64::from(tid), number, info, 0, 0])
+            Op::call(libc::SYS_rt_tgsigqueueinfo, [pid, u64::from(tid), number, info, 0, 0]).must()
         }
-        None => Op::call(libc::SYS_rt_sigqueueinfo, [pid, number, info, 0, 0, 0]),
+        None => Op::call(libc::SYS_rt_sigqueueinfo, [pid, number, info, 0, 0, 0]).must(),
     });
 }
 

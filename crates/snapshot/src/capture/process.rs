@@ -1,5 +1,7 @@
 //! A live process.
 
+use std::collections::BTreeMap;
+
 use forkyard_sys::stub::Op;
 
 use rustix::process::Pid;
@@ -7,9 +9,10 @@ use rustix::process::Pid;
 use super::Capture;
 use super::memory::Told;
 use super::thread::{self, THREAD_ROOM};
+use super::{signals, timers};
 use crate::error::{Context, Result, unreadable};
 use crate::inject::Hand;
-use crate::picture::{Alive, SignalAction};
+use crate::picture::{Alive, ProcessAttributes, SignalAction};
 use crate::proc::{self, Mapping, Stat, Status, refuse};
 use crate::seize::Stopped;
 
@@ -43,23 +46,31 @@ impl Capture<'_> {
         let asked = LEADER_ROOM + THREAD_ROOM * stopped.threads.len() as u64;
         let shared_pages = self.shared_pages(&mappings);
         let length = asked + if shared_pages > 0 { shared_pages + THREAD_ROOM } else { 0 };
-        let mut hand = Hand::new(self.tree, self.tail, pid, vdso, length)?;
+        let mut hand = Hand::new(self.tree, self.tail, pid, vdso, length, (inner, &stat.name))?;
         let leader = ask_leader(&mut hand, pid, status)?;
         let mut threads = Vec::with_capacity(stopped.threads.len());
+        let mut ids = BTreeMap::new();
         let mut locked = 0;
         for (n, &tid) in stopped.threads.iter().enumerate() {
             let at = LEADER_ROOM + n as u64 * THREAD_ROOM;
-            let (mut thread, status) = thread::read(&mut hand, pid, tid, at)?;
+            let (mut thread, general, status) = thread::read(&mut hand, pid, tid, at)?;
+            if status.number("Seccomp_filters") > 1 {
+                return Err(refuse(inner, &stat.name, OWN_FILTER));
+            }
             locked = status.number("VmLck");
             let who = &mut thread.credentials;
             who.uids = who.uids.map(|id| self.users.inside(id));
             who.gids = who.gids.map(|id| self.groups.inside(id));
             who.groups.iter_mut().for_each(|id| *id = self.groups.inside(*id));
-            threads.push(thread);
+            ids.insert(tid.as_raw_nonzero().get().cast_unsigned(), thread.tid);
+            threads.push((thread, general));
         }
+        let posix_timers = timers::read(&mut hand, pid, (inner, &stat.name), &ids)?;
         let lock_future = lock_future(pid, &hand, &mappings, locked)?;
         self.read_shared(&mut hand, pid, asked, &mappings)?;
         hand.close()?;
+        let pending = signals::settle(&mut threads, signals::pending(pid, true)?, &leader.actions);
+        let threads = threads.into_iter().map(|(thread, _)| thread).collect();
         let told = Told {
             brk: leader.brk,
             lock_future,
@@ -75,28 +86,27 @@ impl Capture<'_> {
             umask: u32::from_str_radix(status.words("Umask").next().unwrap_or("22"), 8)
                 .unwrap_or(0o22),
             actions: leader.actions,
-            pending: thread::pending(pid, true)?,
+            pending,
             limits: limits(&proc::read(pid, "limits")?)
                 .ok_or_else(|| unreadable("/proc/PID/limits"))?,
             timers: leader.timers,
+            posix_timers,
             stopped: stopped.job_control,
             dumpable: leader.dumpable,
             subreaper: leader.subreaper,
             oom_score: number(&proc::read(pid, "oom_score_adj")?),
-            personality: u32::from_str_radix(
-                String::from_utf8_lossy(&proc::read(pid, "personality")?).trim(),
-                16,
-            )
-            .unwrap_or_default(),
+            personality: hexadecimal(&proc::read(pid, "personality")?),
+            attributes: ProcessAttributes {
+                core_filter: hexadecimal(&proc::read(pid, "coredump_filter")?),
+            },
         })
     }
 
     /// What can be seen to be in the way before anything is touched.
     fn check(&self, stopped: &Stopped, status: &Status, stat: &Stat, inner: u32) -> Result<()> {
         let no = |what: &str| Err(refuse(inner, &stat.name, what));
-        let filters = status.number("Seccomp_filters");
-        if filters > 1 {
-            return no("it has a seccomp filter of its own making");
+        if status.number("Seccomp_filters") > 1 {
+            return no(OWN_FILTER);
         }
         for (space, sandboxs) in &self.subject.namespaces {
             if proc::link(stopped.pid, &format!("ns/{space}"))? != sandboxs.as_bytes() {
@@ -111,6 +121,8 @@ impl Capture<'_> {
         Ok(())
     }
 }
+
+const OWN_FILTER: &str = "it has a seccomp filter of its own making";
 
 /// What only the process itself can tell.
 struct Leader {
@@ -191,6 +203,10 @@ fn lock_future(pid: Pid, hand: &Hand<'_>, mappings: &[Mapping], locked: u64) -> 
     let on_fault = area.is_some_and(|area| area.flags.contains(b"lf"));
     let on_fault = if on_fault { libc::MCL_ONFAULT } else { 0 };
     Ok((libc::MCL_FUTURE | on_fault) as u32)
+}
+
+fn hexadecimal(bytes: &[u8]) -> u32 {
+    u32::from_str_radix(String::from_utf8_lossy(bytes).trim(), 16).unwrap_or_default()
 }
 
 fn number(bytes: &[u8]) -> i32 {

@@ -1,0 +1,61 @@
+//! Signals that wait, and what they make of calls that were interrupted.
+
+use forkyard_sys::ptrace::{self, Registers};
+use rustix::process::Pid;
+
+use crate::error::{Context, Result};
+use crate::interrupted::{interrupt, restart};
+use crate::picture::{Signal, SignalAction, Thread};
+use crate::registers;
+
+/// Signals that wait for a thread, or for its process.
+pub(super) fn pending(tid: Pid, of_process: bool) -> Result<Vec<Signal>> {
+    let signals = ptrace::pending_signals(tid, of_process);
+    let signals = signals.context(|| "PTRACE_PEEKSIGINFO".to_owned())?;
+    Ok(signals.into_iter().map(|info| Signal(info.to_vec())).collect())
+}
+
+/// Makes up the mind of a stopped process: which thread takes a signal that one can take, and how
+/// calls go on that the stop interrupted.
+///
+/// The kernel would do that as the process goes on. Where it is built again, all signals are there
+/// before any thread goes on, so who is interrupted must be known.
+pub(super) fn settle(
+    threads: &mut [(Thread, Registers)],
+    of_process: Vec<Signal>,
+    actions: &[Option<SignalAction>],
+) -> Vec<Signal> {
+    let mut left = Vec::new();
+    for signal in of_process {
+        let taker = threads.iter_mut().find(|(thread, _)| !blocks(thread, number(&signal)));
+        match taker {
+            Some((thread, _)) => thread.pending.push(signal),
+            None => left.push(signal),
+        }
+    }
+    for (thread, general) in threads {
+        match handler(thread, actions) {
+            Some(action) => interrupt(general, action.flags),
+            None => restart(general, false),
+        }
+        thread.registers = registers::words(general).to_vec();
+    }
+    left
+}
+
+/// The handler that a thread will run first.
+fn handler<'a>(thread: &Thread, actions: &'a [Option<SignalAction>]) -> Option<&'a SignalAction> {
+    let waiting = thread.pending.iter().map(number).filter(|&signal| !blocks(thread, signal));
+    let action = |signal: usize| actions.get(signal.checked_sub(1)?)?.as_ref();
+    // Default, ignored.
+    let runs = |action: &&SignalAction| action.handler > 1;
+    waiting.filter(|&signal| action(signal).filter(runs).is_some()).min().and_then(action)
+}
+
+fn number(signal: &Signal) -> usize {
+    signal.0.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize
+}
+
+fn blocks(thread: &Thread, signal: usize) -> bool {
+    (1..=64).contains(&signal) && thread.mask >> (signal - 1) & 1 == 1
+}
