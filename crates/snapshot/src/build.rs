@@ -50,6 +50,8 @@ pub fn build(
     home: &mut dyn Home,
     times: &mut Times,
 ) -> Result<()> {
+    // Every process starts from what this one has.
+    forkyard_sys::signal::forget_actions();
     let nodes = tree::plan(picture)?;
     let files = files::open_all(proof, picture, stage, home)?;
     times.mark("open");
@@ -62,6 +64,7 @@ pub fn build(
         nodes: &nodes,
         work: stage.work() + WORK,
         shared: stage.shared(),
+        inherited: attributes::Inherited::read()?,
     };
     for &root in nodes.roots() {
         site.fork(proof, root).context(|| "clone3 with a process id".to_owned())?;
@@ -84,6 +87,7 @@ struct Site<'a> {
     nodes: &'a tree::Plan,
     /// The first address of room that each has for itself.
     work: u64,
+    inherited: attributes::Inherited,
     /// The first address of memory that processes share, up to the control page.
     shared: u64,
 }

@@ -181,8 +181,9 @@ impl Tree {
                 Err(Error::Unsteady(format!("process {process} could not be stopped: {error}")))
             }
             0 => Err(error).context(|| format!("PTRACE_SEIZE of process {process}")),
-            // Born of a thread that is seized, and has not stopped yet.
+            // Born of a thread that is seized, and has not stopped yet; or late in a try before.
             tracer if tracer == u64::from(std::process::id()) => {
+                ptrace::interrupt(tid).or_else(gone).context(|| "PTRACE_INTERRUPT".to_owned())?;
                 self.threads.insert(tid, Thread { process, stopped: false, job_control: None });
                 Ok(true)
             }
@@ -320,6 +321,8 @@ impl Drop for Tree {
         // this process ends, or are found again by the next try.
         let end = Instant::now() + STOP;
         for tid in late {
+            // The child of one may have been let go on.
+            let _ = ptrace::interrupt(tid);
             while Instant::now() < end {
                 match ptrace::wait(Some(tid), false) {
                     Ok(Some((_, Change::Signal(signal)))) => {

@@ -347,6 +347,13 @@ pub fn take_terminal() -> io::Result<()> {
 ///
 /// See [PR_SET_DUMPABLE(2const)](https://man7.org/linux/man-pages/man2/PR_SET_DUMPABLE.2const.html).
 pub fn set_not_dumpable() -> io::Result<()> {
+    set_dumpable(false)
+}
+
+/// Sets `PR_SET_DUMPABLE` to 1 or 0.
+pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+    let behavior =
+        if dumpable { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
+    Ok(set_dumpable_behavior(behavior)?)
 }

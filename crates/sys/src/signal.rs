@@ -47,6 +47,20 @@ pub fn set_all_default() {
     }
 }
 
+/// Sets every signal to its default action, with no flags: as exec(2) leaves those that were
+/// caught, and so that forks of this process tell nothing of its own handlers.
+pub fn forget_actions() {
+    // `struct kernel_sigaction`: handler, flags, restorer, mask.
+    let none = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads one structure; SIG_DFL runs no code of ours. SIGKILL and
+        // SIGSTOP are refused with EINVAL.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, none.as_ptr(), 0, size_of::<u64>());
+        }
+    }
+}
+
 fn empty_set() -> libc::sigset_t {
     // SAFETY: sigset_t is plain bits; sigemptyset initialises all of it.
     unsafe {

@@ -8,10 +8,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attributes;
+mod credentials;
 mod events;
 mod processes;
 mod shared_memory;
+mod signals;
 mod threads;
+mod timers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,14 +41,22 @@ pub fn survives(program: &str) {
 pub fn survives_with(program: &str, create: &[&str], exec: &[&str]) {
     let server = TestServer::start();
     let source = start(&server, program, create, exec);
-    let clones = fork(&server, &source);
+    goes_on(&server, program, &source, "1");
+}
+
+/// Forks a sandbox in which a program of the zoo is ready, as this command, and checks what it says
+/// afterwards.
+#[track_caller]
+pub fn goes_on(server: &TestServer, program: &str, source: &str, command: &str) {
+    let source = source.to_owned();
+    let clones = fork(server, &source);
     assert_eq!(clones.len(), CLONES);
     for id in clones.iter().chain([&source]) {
         server.ok(&["exec", id, "--", "touch", "/root/forked"]);
     }
     for id in clones.iter().chain([&source]) {
         let who = if *id == source { "the original" } else { "a clone" };
-        let (output, code) = end(&server, id);
+        let (output, code) = end_of(server, id, command);
         assert!(code == 0 && output.ends_with("ok\n"), "{program} in {who}: {code}, {output}");
     }
 }
@@ -67,21 +79,28 @@ pub fn refused(program: &str, text: &str) {
 /// Makes a sandbox in which a program of the zoo is ready to be forked; its id.
 #[track_caller]
 pub fn start(server: &TestServer, program: &str, create: &[&str], exec: &[&str]) -> String {
-    let binary = compiled(program);
     let mut args = vec!["create"];
     args.extend(create);
     let id = server.ok(&args).trim().to_owned();
+    assert_eq!(start_in(server, &id, program, exec), "1");
+    id
+}
+
+/// The same in a sandbox that is there; the command's number.
+#[track_caller]
+pub fn start_in(server: &TestServer, id: &str, program: &str, exec: &[&str]) -> String {
+    let binary = compiled(program);
     server.ok(&["cp", binary.to_str().unwrap(), &format!("{id}:/root/zoo")]);
     let mut args = vec!["exec", "-d"];
     args.extend(exec);
-    args.extend([id.as_str(), "--", "/root/zoo"]);
-    assert_eq!(server.ok(&args).trim(), "1");
+    args.extend([id, "--", "/root/zoo"]);
+    let command = server.ok(&args).trim().to_owned();
     wait_for(&format!("{program} to be ready"), PATIENCE, || {
-        let output = output(server, &id);
+        let output = output_of(server, id, &command);
         assert!(!output.contains("FAIL"), "{program} before the fork: {output}");
         output.contains("ready\n") || output.contains("ready\r\n")
     });
-    id
+    command
 }
 
 /// Forks a sandbox; the ids of the clones.
@@ -95,7 +114,13 @@ pub fn fork(server: &TestServer, source: &str) -> Vec<String> {
 /// What the first command of a sandbox wrote so far.
 #[track_caller]
 pub fn output(server: &TestServer, id: &str) -> String {
-    let target = format!("/v1/sandboxes/{id}/commands/1/output?stream=stdout");
+    output_of(server, id, "1")
+}
+
+/// The same of any command.
+#[track_caller]
+pub fn output_of(server: &TestServer, id: &str, command: &str) -> String {
+    let target = format!("/v1/sandboxes/{id}/commands/{command}/output?stream=stdout");
     let (status, bytes) = server.get(&target);
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&bytes));
     String::from_utf8_lossy(&bytes).replace("\r\n", "\n")
@@ -104,13 +129,19 @@ pub fn output(server: &TestServer, id: &str) -> String {
 /// Waits for the end of the first command; what it wrote, and its exit code.
 #[track_caller]
 pub fn end(server: &TestServer, id: &str) -> (String, i64) {
+    end_of(server, id, "1")
+}
+
+/// The same of any command.
+#[track_caller]
+pub fn end_of(server: &TestServer, id: &str, number: &str) -> (String, i64) {
     let http = server.http().limit(PATIENCE);
-    let target = format!("/v1/sandboxes/{id}/commands/1/wait");
+    let target = format!("/v1/sandboxes/{id}/commands/{number}/wait");
     let (status, bytes) = http.post(&target, "");
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    assert_eq!(status, 200, "{text}; so far: {}", output(server, id));
+    assert_eq!(status, 200, "{text}; so far: {}", output_of(server, id, number));
     let command: serde_json::Value = serde_json::from_str(&text).unwrap();
-    (output(server, id), command["exit"]["code"].as_i64().unwrap_or(-1))
+    (output_of(server, id, number), command["exit"]["code"].as_i64().unwrap_or(-1))
 }
 
 /// A program of the zoo, compiled.

@@ -1,8 +1,56 @@
 //! What a process or thread was told by prctl(2) and its like.
 
+use forkyard_sys::process;
 use forkyard_sys::stub::Op;
 
+use crate::error::{Context, Result};
 use crate::picture::{Alive, ThreadAttributes};
+
+const CORE_FILTER: &str = "/proc/self/coredump_filter";
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// What files say of init, and so of all its forks at first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inherited {
+    core_filter: u32,
+    oom_score: i32,
+}
+
+impl Inherited {
+    /// Of this process.
+    pub(super) fn read() -> Result<Self> {
+        let read = |file: &str| {
+            let text = std::fs::read_to_string(file).context(|| format!("reading {file}"))?;
+            Ok(text.trim().to_owned())
+        };
+        Ok(Self {
+            core_filter: u32::from_str_radix(&read(CORE_FILTER)?, 16).unwrap_or_default(),
+            oom_score: read(OOM_SCORE)?.parse().unwrap_or_default(),
+        })
+    }
+}
+
+/// Of a process, what is told by files: by itself.
+pub(super) fn write(alive: &Alive, inherited: Inherited) -> Result<()> {
+    let core = alive.attributes.core_filter;
+    let (core_differs, score_differs) =
+        (core != inherited.core_filter, alive.oom_score != inherited.oom_score);
+    if !core_differs && !score_differs {
+        return Ok(());
+    }
+    // These files are nobody's in a sandbox as long as the process may not be looked at; and there
+    // is nobody yet who could look.
+    process::set_dumpable(true).context(|| "prctl PR_SET_DUMPABLE".to_owned())?;
+    if score_differs {
+        // Without a right over the host it can only be raised.
+        let _ = std::fs::write(OOM_SCORE, alive.oom_score.to_string());
+    }
+    if core_differs {
+        std::fs::write(CORE_FILTER, format!("{core:#x}"))
+            .context(|| format!("writing {CORE_FILTER}"))?;
+    }
+    process::set_dumpable(false).context(|| "prctl PR_SET_DUMPABLE".to_owned())
+}
 
 /// Of a thread, while it has init's rights.
 pub(super) fn thread(attributes: &ThreadAttributes, ops: &mut Vec<Op>) {
@@ -23,7 +71,7 @@ pub(super) fn thread(attributes: &ThreadAttributes, ops: &mut Vec<Op>) {
 }
 
 /// Of a process, when its memory is in place.
-pub(super) fn process(alive: &Alive, ops: &mut Vec<Op>) {
+pub(super) fn settle(alive: &Alive, ops: &mut Vec<Op>) {
     ops.push(prctl(libc::PR_SET_DUMPABLE, u64::from(alive.dumpable), 0));
     if alive.subreaper {
         ops.push(prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0));

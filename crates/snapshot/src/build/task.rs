@@ -29,9 +29,7 @@ pub(super) fn become_it(proof: &SingleThreaded, site: &Site<'_>, index: usize) -
     rustix::process::chdir(directory.as_slice())
         .context(|| format!("entering {}", String::from_utf8_lossy(&directory)))?;
     rustix::process::umask(Mode::from_raw_mode(alive.umask));
-    let score = std::fs::write("/proc/self/oom_score_adj", alive.oom_score.to_string());
-    // Without a right over the host it can only be raised.
-    let _ = score;
+    attributes::write(alive, site.inherited)?;
     let processes = events::open_processes(site.picture, alive)?;
     events::add_own(site.files, index, &processes)?;
     let numbers = place_descriptors(site, alive, &processes)?;
@@ -108,7 +106,7 @@ fn ops(
     let description = program.put_words(&[count, filter]);
     let [mode, flags] = FILTER;
     ops.push(Op::call(libc::SYS_seccomp, [mode, flags, description, 0, 0, 0]).must());
-    attributes::process(alive, &mut ops);
+    attributes::settle(alive, &mut ops);
     for signal in &alive.pending {
         thread::queue(program, pid, None, signal, &mut ops);
     }

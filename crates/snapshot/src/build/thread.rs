@@ -69,6 +69,12 @@ pub(super) fn settle(program: &mut Program, pid: u32, thread: &Thread, ops: &mut
         nice: scheduling.nice,
         priority: scheduling.priority,
     }));
+    if scheduling.policy == libc::SCHED_IDLE as u32 {
+        // It keeps a nice value for later, which is not set with this policy.
+        let nice = i64::from(scheduling.nice).cast_unsigned();
+        let own = u64::from(libc::PRIO_PROCESS);
+        ops.push(call(libc::SYS_setpriority, [own, 0, nice, 0, 0, 0]));
+    }
     ops.push(call(libc::SYS_sched_setattr, [0, attributes, 0, 0, 0, 0]));
     attributes::thread(&thread.attributes, ops);
     credentials::ops(program, &thread.credentials, forkyard_sys::caps::DEFAULT.bits(), ops);

@@ -176,7 +176,11 @@ fn ask_leader(hand: &mut Hand<'_>, pid: Pid, status: &Status) -> Result<Leader> 
     });
     let timers = [0, 1, 2].map(|which| {
         let at = TIMERS + which * 32;
-        [word(at), word(at + 8), word(at + 16), word(at + 24)]
+        match [word(at), word(at + 8), word(at + 16), word(at + 24)] {
+            // It rang, and is set again when its signal is taken: a moment later, unless it waits.
+            [seconds, micros, 0, 0] => [seconds, micros, seconds, micros],
+            running => running,
+        }
     });
     let result = |back: usize| {
         results.len().checked_sub(back).and_then(|at| results.get(at)).copied().unwrap_or_default()

@@ -3,9 +3,12 @@
 #include "zoo.h"
 #include <pthread.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
+
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1u << 31)
+#endif
 
 static volatile int inside, over;
 static char *stacks[3];
@@ -72,7 +75,6 @@ int main(void) {
     struct sigaction action = {.sa_sigaction = wait_here, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     MUST(sigaction(SIGUSR1, &action, NULL) == 0 && sigaction(SIGUSR2, &action, NULL) == 0);
     MUST(sigaction(SIGHUP, &action, NULL) == 0);
-    /* The register is not the interrupted thread's there. */
     pthread_mutexattr_t attributes;
     MUST(pthread_mutexattr_init(&attributes) == 0);
     MUST(pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0);
