@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::ids::Map;
 use crate::inject::Tail;
 use crate::picture::{Body, Picture, Process};
-use crate::proc::{Mapping, Stat, Status, refuse};
+use crate::proc::{Mapping, Stat, Status};
 use crate::seize::{Stopped, Tree};
 use crate::stage::Stage;
 use crate::times::Times;
@@ -137,7 +137,7 @@ impl Capture<'_> {
         let mut sharing = Sharing::default();
         for (stopped, status, stat) in &read {
             if !stopped.threads.is_empty() {
-                self.check_together(stopped, status, stat, &mut sharing)?;
+                sharing.check(stopped, status.inner_id("NSpid"), &stat.name)?;
             }
         }
         self.plan_stage(processes)?;
@@ -159,20 +159,5 @@ impl Capture<'_> {
         }
         self.finish_loose()?;
         self.resolve_entries()
-    }
-    /// What can be seen to be in the way before any process is touched.
-    fn check_together(
-        &self,
-        stopped: &Stopped,
-        status: &Status,
-        stat: &Stat,
-        sharing: &mut Sharing,
-    ) -> Result<()> {
-        let inner = status.inner_id("NSpid");
-        if stopped.threads.first() != Some(&stopped.pid) {
-            let what = "its main thread has ended, and others go on";
-            return Err(refuse(inner, &stat.name, what));
-        }
-        sharing.check(stopped, inner, &stat.name)
     }
 }

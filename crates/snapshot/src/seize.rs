@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use forkyard_sys::ptrace::{self, Change};
+use forkyard_sys::ptrace::{self, Change, Reaper};
 use forkyard_sys::remote::{self, Kind};
 use forkyard_sys::signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -47,6 +47,8 @@ pub(crate) struct Tree {
     events: OwnedFd,
     /// Signals that were on their way to a thread when it was stopped.
     owed: RefCell<HashMap<Pid, i32>>,
+    /// While threads are still being seized.
+    reaper: Option<Reaper>,
 }
 
 /// A process of a stopped tree, by its id on the host.
@@ -70,8 +72,8 @@ impl Tree {
             zombies: Vec::new(),
             events,
             owed: RefCell::default(),
+            reaper: Some(ptrace::reap_meanwhile().context(|| "setitimer".to_owned())?),
         };
-        let reaper = ptrace::reap_meanwhile().context(|| "setitimer".to_owned())?;
         let end = Instant::now() + SETTLE;
         loop {
             // What was born while the others were being stopped is found in the next round, or
@@ -85,7 +87,7 @@ impl Tree {
                 return Err(Error::Unsteady("new processes come without an end".to_owned()));
             }
         }
-        drop(reaper);
+        tree.reaper = None;
         Ok(tree)
     }
 
@@ -156,7 +158,14 @@ impl Tree {
         Ok(found)
     }
 
+    /// A thread that is traced, or about to be, does not keep another from being seized.
+    fn watch(&self, tid: Pid) -> Result<()> {
+        let watched = self.reaper.as_ref().map_or(Ok(()), |reaper| reaper.watch(tid));
+        watched.context(|| "counting threads".to_owned())
+    }
+
     fn seize(&mut self, process: Pid, tid: Pid) -> Result<bool> {
+        self.watch(tid)?;
         if let Err(error) = ptrace::seize(tid, ptrace::FOLLOW) {
             return self.unseizable(process, tid, error);
         }
@@ -266,6 +275,7 @@ impl Tree {
                     thread.process
                 } else {
                     // Born of a thread that is traced, and so traced and stopped itself.
+                    self.watch(tid)?;
                     let tgid = proc::Status::read(tid)?.number("Tgid");
                     Pid::from_raw(tgid as i32).unwrap_or(tid)
                 };

@@ -31,6 +31,9 @@ impl Sharing {
     /// Refuses a process that shares something with one before it, or whose threads do not share
     /// all that they can.
     pub(super) fn check(&mut self, stopped: &Stopped, inner: u32, name: &[u8]) -> Result<()> {
+        if stopped.threads.first() != Some(&stopped.pid) {
+            return Err(refuse(inner, name, "its main thread has ended, and others go on"));
+        }
         for ((kind, what), known) in APART.into_iter().zip(&mut self.0) {
             let mut order = Ok(Ordering::Greater);
             let place = known.binary_search_by(|&(other, _)| {

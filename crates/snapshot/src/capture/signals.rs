@@ -48,8 +48,8 @@ fn handler<'a>(thread: &Thread, actions: &'a [Option<SignalAction>]) -> Option<&
     let waiting = thread.pending.iter().map(number).filter(|&signal| !blocks(thread, signal));
     let action = |signal: usize| actions.get(signal.checked_sub(1)?)?.as_ref();
     // Default, ignored.
-    let runs = |action: &&SignalAction| action.handler > 1;
-    waiting.filter(|&signal| action(signal).filter(runs).is_some()).min().and_then(action)
+    let runs = |action: &SignalAction| action.handler > 1;
+    waiting.filter(|&signal| action(signal).is_some_and(runs)).min().and_then(action)
 }
 
 fn number(signal: &Signal) -> usize {

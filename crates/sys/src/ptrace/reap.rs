@@ -5,18 +5,41 @@
 //! others are traced, it is the tracer who reaps them: it would wait for itself, for ever.
 
 use std::io;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+use super::Tid;
+
+/// How many threads can be watched: as many as a sandbox can have ids, and more than it is given.
+const MOST: usize = 1 << 16;
+
+/// Threads to look after, for a signal handler, which can reach nothing else. Only as much of it
+/// is memory as is used.
+static TIDS: [AtomicI32; MOST] = [const { AtomicI32::new(0) }; MOST];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// How often the dead are reaped.
 const INTERVAL_US: libc::suseconds_t = 5_000;
 
-/// Reaps what this process traces, and its children, until it is dropped.
+/// Reaps threads until it is dropped. There can be one in a process at a time.
 #[derive(Debug)]
 pub struct Reaper(());
 
-/// Reaps what dies of that which this process traces, in whatever system call it waits: by an
-/// interval timer and its signal, SIGALRM, which nothing else here uses.
-///
-/// Who waits for one of them meanwhile may find that it is gone.
+impl Reaper {
+    /// Reaps this thread when it is dead, whatever call this process is in. Who waits for it may
+    /// find that it is gone.
+    ///
+    /// # Errors
+    /// `ENOSPC` when there are too many.
+    pub fn watch(&self, tid: Tid) -> io::Result<()> {
+        let count = COUNT.load(Ordering::Relaxed);
+        let place = TIDS.get(count).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        place.store(tid.as_raw_nonzero().get(), Ordering::Relaxed);
+        COUNT.store(count + 1, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Begins to reap, by an interval timer and its signal, SIGALRM, which nothing else here uses.
 pub fn reap_meanwhile() -> io::Result<Reaper> {
     // SAFETY: zero is a value for all fields: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -25,6 +48,7 @@ pub fn reap_meanwhile() -> io::Result<Reaper> {
     // SAFETY: the handler makes async-signal-safe calls only, and keeps errno.
     check(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) })?;
     set_blocked(libc::SIG_UNBLOCK)?;
+    COUNT.store(0, Ordering::Release);
     let reaper = Reaper(());
     set_timer(INTERVAL_US)?;
     Ok(reaper)
@@ -40,14 +64,19 @@ impl Drop for Reaper {
 }
 
 extern "C" fn reap(_signal: libc::c_int) {
+    let tids = TIDS.iter().take(COUNT.load(Ordering::Acquire));
     // SAFETY: errno is this thread's own; `info` is valid for writes, and zero is a value of it.
     unsafe {
         let errno = *libc::__errno_location();
-        loop {
+        for tid in tids {
             let mut info: libc::siginfo_t = std::mem::zeroed();
+            let tid = tid.load(Ordering::Relaxed) as libc::id_t;
             let how = libc::WEXITED | libc::WNOHANG | libc::__WALL;
-            if libc::waitid(libc::P_ALL, 0, &raw mut info, how) != 0 || info.si_pid() == 0 {
-                break;
+            // Waiting for an end takes a stop as well, which is to be left to others.
+            let found = libc::waitid(libc::P_PID, tid, &raw mut info, how | libc::WNOWAIT);
+            let ends = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED];
+            if found == 0 && info.si_pid() != 0 && ends.contains(&info.si_code) {
+                libc::waitid(libc::P_PID, tid, &raw mut info, how);
             }
         }
         *libc::__errno_location() = errno;
