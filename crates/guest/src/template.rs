@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forkyard_snapshot::{Error, Outside, Picture, Stage, Subject, Taken, copy_tree};
@@ -58,6 +58,8 @@ impl Held {
             outside: outside(&records),
             namespaces: records.namespaces.clone(),
             root: records.root.unwrap_or_default(),
+            path: format!("/proc/self/fd/{}", root.as_raw_fd()).into(),
+            written: written(what, &records, &root),
         };
         let mut tries = 0;
         let (taken, ()) = loop {
@@ -90,6 +92,19 @@ impl Held {
         copy_tree(Path::new(&self.files), &target, 0)
             .map_err(|error| Failure { what: error.to_string(), errno: 5 })
     }
+}
+
+/// Where what the sandbox wrote is, and where it sees it.
+fn written(what: &Take, records: &Records, root: &OwnedFd) -> Vec<(PathBuf, String)> {
+    let overlays = records.setup.overlays.iter().map(|overlay| {
+        let target = if overlay.target == "/" { "" } else { &overlay.target };
+        (Path::new(&what.uppers).join(&overlay.name), target.to_owned())
+    });
+    let in_memory = IN_MEMORY.map(|(_, place)| {
+        let from = format!("/proc/self/fd/{}/{place}", root.as_raw_fd());
+        (from.into(), format!("/{place}"))
+    });
+    overlays.chain(in_memory).collect()
 }
 
 /// Copies what the sandbox wrote, while it is stopped.

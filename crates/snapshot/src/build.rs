@@ -4,6 +4,7 @@ mod attributes;
 mod credentials;
 mod events;
 mod files;
+mod locks;
 mod loose;
 mod memory;
 mod program;

@@ -3,6 +3,7 @@
 mod attributes;
 mod descriptors;
 mod events;
+mod locks;
 mod loose;
 mod memory;
 mod named;
@@ -14,6 +15,7 @@ mod timers;
 mod watches;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use rustix::process::Pid;
 
@@ -47,6 +49,10 @@ pub struct Subject {
     pub namespaces: Vec<(String, String)>,
     /// Device and inode of its root directory.
     pub root: (u64, u64),
+    /// A path of this process's that leads to that directory.
+    pub path: PathBuf,
+    /// Directories that hold all that the sandbox wrote, and below which path it sees each.
+    pub written: Vec<(PathBuf, String)>,
 }
 
 /// A picture with the memory that belongs to it.
@@ -67,7 +73,7 @@ pub fn take<T>(subject: &Subject, meanwhile: impl FnOnce() -> Result<T>) -> Resu
     let mut times = Times::default();
     let tail = Tail::find()?;
     let memory_device = named::memory_device()?;
-    let memory_files = named::memory_files(subject.init);
+    let memory_files = named::memory_files(subject);
     let tells_guards = memory::tells_guards();
     times.begin();
     let tree = Tree::stop(subject.init, subject.leave.clone())?;
@@ -157,6 +163,7 @@ impl Capture<'_> {
                 body,
             });
         }
+        self.check_queues()?;
         self.finish_loose()?;
         self.resolve_entries()
     }

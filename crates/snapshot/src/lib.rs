@@ -21,6 +21,7 @@ mod files;
 mod ids;
 mod inject;
 mod interrupted;
+mod listing;
 pub mod picture;
 mod proc;
 mod registers;

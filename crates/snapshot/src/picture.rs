@@ -5,6 +5,7 @@
 
 mod attributes;
 pub mod events;
+mod locks;
 mod loose;
 mod timers;
 
@@ -13,7 +14,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use attributes::{ProcessAttributes, ThreadAttributes};
-pub use loose::{FileRef, Loose, LooseKind};
+pub use locks::{Lock, LockKind, SignalOwner};
+pub use loose::{FileRef, Loose, LooseKind, Rest};
 pub use timers::PosixTimer;
 
 /// Processes of a sandbox as they were at one moment.
@@ -270,6 +272,8 @@ pub struct Descriptor {
     pub close_on_exec: bool,
     /// Index into the picture's descriptions.
     pub description: usize,
+    /// The process's own locks that it set by it.
+    pub locks: Vec<Lock>,
 }
 
 /// An open file description.
@@ -279,6 +283,10 @@ pub struct Description {
     pub flags: u32,
     /// Position.
     pub position: u64,
+    /// Its locks.
+    pub locks: Vec<Lock>,
+    /// Who is told of it.
+    pub owner: Option<SignalOwner>,
     /// What is open.
     pub kind: DescriptionKind,
 }
@@ -288,6 +296,8 @@ pub struct Description {
 pub enum DescriptionKind {
     /// A file, directory or device by its path.
     Path(Vec<u8>),
+    /// A directory that was read in part, by its path.
+    Directory(Vec<u8>, Rest),
     /// A file that no path leads to: index into the picture's loose files.
     Loose(usize),
     /// A pipe: index into the picture's pipes.

@@ -29,6 +29,7 @@ pub mod events;
 pub mod fsid;
 pub mod host;
 pub mod landlock;
+pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod net;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::Pid;
 
@@ -115,6 +115,23 @@ pub fn robust_list(tid: Pid) -> io::Result<(u64, u64)> {
     if result == 0 { Ok((head, length)) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Who is told of an open file description by a signal: kind, id as this process sees it, and
+/// signal; see `F_GETOWN_EX` in fcntl(2).
+pub fn signal_owner(file: impl AsFd) -> io::Result<Option<(i32, i32, i32)>> {
+    const F_GETSIG: i32 = 11;
+    const F_GETOWN_EX: i32 = 16;
+    let mut owner = [0_i32; 2];
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes a `struct f_owner_ex`, two integers; the second call takes none.
+    let (result, signal) =
+        unsafe { (libc::fcntl(fd, F_GETOWN_EX, owner.as_mut_ptr()), libc::fcntl(fd, F_GETSIG)) };
+    if result < 0 || signal < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [kind, id] = owner;
+    Ok((id != 0 || signal != 0).then_some((kind, id, signal)))
+}
+
 /// Pages of a process that `PAGEMAP_SCAN` found alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -217,4 +234,51 @@ pub fn scan_pages(
         from = arg.walk_end;
     }
     Ok(found)
+}
+
+/// The name of what a process has mapped at an address, by its `/proc/PID/maps`: without the
+/// escapes of that file.
+///
+/// See `PROCMAP_QUERY` of linux/fs.h.
+///
+/// # Errors
+/// `ENOTTY` on kernels before 6.11, `ENOENT` where nothing is mapped.
+pub fn mapping_name(maps: &File, address: u64) -> io::Result<Vec<u8>> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        size: u64,
+        lookup: u64,
+        address: u64,
+        start: u64,
+        end: u64,
+        flags: u64,
+        page_size: u64,
+        offset: u64,
+        inode: u64,
+        device: [u32; 2],
+        name_size: u32,
+        build_id_size: u32,
+        name_addr: u64,
+        build_id_addr: u64,
+    }
+    // _IOWR('f', 17, struct procmap_query)
+    const PROCMAP_QUERY: u64 =
+        3 << 30 | (size_of::<Query>() as u64) << 16 | (b'f' as u64) << 8 | 0x11;
+    let mut name = vec![0_u8; libc::PATH_MAX as usize];
+    let mut query = Query {
+        size: size_of::<Query>() as u64,
+        address,
+        name_size: name.len() as u32,
+        name_addr: name.as_mut_ptr() as u64,
+        ..Query::default()
+    };
+    // SAFETY: `query` is as the kernel lays it out; it writes at most `name_size` bytes to `name`,
+    // which lives until the call returns.
+    if unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, &raw mut query) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // With the zero that ends it.
+    name.truncate((query.name_size as usize).saturating_sub(1));
+    Ok(name)
 }

@@ -11,6 +11,9 @@ mod support;
 mod attributes;
 mod credentials;
 mod events;
+mod files;
+mod locks;
+mod memory;
 mod processes;
 mod shared_memory;
 mod signals;
@@ -64,8 +67,14 @@ pub fn goes_on(server: &TestServer, program: &str, source: &str, command: &str) 
 /// Forking a program of the zoo is refused with this text, and does it no harm.
 #[track_caller]
 pub fn refused(program: &str, text: &str) {
+    refused_with(program, text, &[], &[]);
+}
+
+/// The same, with options of `create` and of `exec`.
+#[track_caller]
+pub fn refused_with(program: &str, text: &str, create: &[&str], exec: &[&str]) {
     let server = TestServer::start();
-    let source = start(&server, program, &[], &[]);
+    let source = start(&server, program, create, exec);
     let out = server.cli(&["fork", &source, "-n", "2"]);
     support::refused(&out, 125, text);
     server.ok(&["exec", &source, "--", "touch", "/root/forked"]);

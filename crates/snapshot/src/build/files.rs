@@ -8,9 +8,11 @@ use forkyard_sys::process::SingleThreaded;
 use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::locks;
 use super::loose::{self, Made};
 use super::{Home, events};
 use crate::error::{Context, Result};
+use crate::listing;
 use crate::picture::{AreaKind, Body, Description, DescriptionKind, FileRef, Picture, Pipe};
 use crate::stage::Stage;
 
@@ -57,11 +59,12 @@ pub(super) fn open_all(
     let loose = loose::make_all(picture, stage)?;
     let mut descriptions = Vec::with_capacity(picture.descriptions.len());
     for description in &picture.descriptions {
-        let opened = match &description.kind {
-            DescriptionKind::Event(event) => {
-                events::open(proof, event, OFlags::from_bits_retain(description.flags))?
-            }
-            _ => Some(open_one(description, &pipes, &loose, home)?),
+        let opened = if let DescriptionKind::Event(event) = &description.kind {
+            events::open(proof, event, OFlags::from_bits_retain(description.flags))?
+        } else {
+            let file = open_one(description, &pipes, &loose, home)?;
+            locks::take(&file, description)?;
+            Some(file)
         };
         descriptions.push(opened);
     }
@@ -82,6 +85,11 @@ fn open_one(
         }
         DescriptionKind::Path(path) => {
             open_path(path, flags | OFlags::NOFOLLOW, description.position)
+        }
+        DescriptionKind::Directory(path, rest) => {
+            let file = open_path(path, flags | OFlags::NOFOLLOW, 0)?;
+            listing::restore(&file, description.position, *rest, path)?;
+            Ok(file)
         }
         DescriptionKind::Loose(index) => {
             let path = made(loose, *index)?.path()?;
@@ -108,6 +116,9 @@ fn made(loose: &[Made], index: usize) -> Result<&Made> {
 fn open_path(path: &[u8], flags: OFlags, position: u64) -> Result<OwnedFd> {
     let failed = || format!("opening {}", String::from_utf8_lossy(path));
     let how = flags & (OFlags::RWMODE | KEPT) | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // `O_TMPFILE` has the bit of a directory, and the file that it made keeps both.
+    let made_there = flags.bits() & OFlags::TMPFILE.difference(OFlags::DIRECTORY).bits() != 0;
+    let how = if made_there { how - OFlags::DIRECTORY } else { how };
     let file = open(path, how, Mode::empty()).context(failed)?;
     if position != 0 && !flags.contains(OFlags::PATH) {
         seek(&file, SeekFrom::Start(position)).context(failed)?;

@@ -71,6 +71,12 @@ pub(super) fn ops(
             ops.push(call(libc::SYS_munmap, [start, end - start, 0, 0, 0, 0]).must());
         }
     }
+    if let Some(&(soft, hard)) = alive.limits.get(libc::RLIMIT_MEMLOCK as usize) {
+        // What is locked counts against the process's own limit.
+        let limit = program.put_words(&[soft, hard]);
+        let which = u64::from(libc::RLIMIT_MEMLOCK);
+        ops.push(call(libc::SYS_prlimit64, [0, which, limit, 0, 0, 0]));
+    }
     for area in &memory.areas {
         advise(program, area, &mut ops);
     }

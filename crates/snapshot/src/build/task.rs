@@ -11,7 +11,7 @@ use super::events;
 use super::memory::{self, Numbers};
 use super::program::Program;
 use super::{GO, READY, Site};
-use super::{attributes, thread, timers};
+use super::{attributes, locks, thread, timers};
 use crate::error::{Context, Result};
 use crate::picture::{Alive, Body};
 
@@ -34,7 +34,7 @@ pub(super) fn become_it(proof: &SingleThreaded, site: &Site<'_>, index: usize) -
     events::add_own(site.files, index, &processes)?;
     let numbers = place_descriptors(site, alive, &processes)?;
     let mut program = Program::new(site.work);
-    let ops = ops(&mut program, site, process.pid, alive, &numbers)?;
+    let ops = ops(&mut program, site, index, alive, &numbers)?;
     match program.run(proof, site.control, process.pid, &ops)? {}
 }
 
@@ -71,10 +71,11 @@ fn place_descriptors(
 fn ops(
     program: &mut Program,
     site: &Site<'_>,
-    pid: u32,
+    index: usize,
     alive: &Alive,
     numbers: &Numbers,
 ) -> Result<Vec<Op>> {
+    let pid = site.picture.processes.get(index).map_or(0, |process| process.pid);
     let mut ops = memory::ops(program, site, alive, numbers)?;
     ops.push(Op::call(
         libc::SYS_close_range,
@@ -86,6 +87,7 @@ fn ops(
     // Children that have come to an end or a stop have been told of, and their signals with them.
     see_ended(site, pid, &mut ops);
     drain(program, &mut ops);
+    locks::take_own(program, alive, &mut ops);
     signal_actions(program, alive, &mut ops);
     let gate = program.put_words(&[0]);
     let (leader, others) = alive
@@ -97,6 +99,7 @@ fn ops(
     }
     timers::make(program, alive, &mut ops);
     thread::settle(program, pid, leader, &mut ops);
+    locks::set_owners(program, site.picture, index, alive, &mut ops);
     for arrived in 0..others.len() as u32 {
         ops.push(Op::wait_while(gate, arrived));
     }

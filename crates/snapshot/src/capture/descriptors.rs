@@ -10,8 +10,9 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 use super::Capture;
 use super::events::Waiting;
+use super::loose::DELETED;
 use crate::error::{Context, Result};
-use crate::picture::{Description, DescriptionKind, Descriptor, Pipe};
+use crate::picture::{Description, DescriptionKind, Descriptor, Lock, LockKind, Pipe};
 use crate::proc::{self, FdInfo, refuse};
 
 /// Devices that hold no state, or none of one opener's.
@@ -62,6 +63,10 @@ impl Capture<'_> {
         for number in proc::numbers(pid, "fd")? {
             let info = FdInfo::read(pid, number)?;
             let close_on_exec = info.flags & OFlags::CLOEXEC.bits() != 0;
+            let (own_locks, locks): (Vec<_>, Vec<_>) = super::locks::of(&info)
+                .unwrap_or_default()
+                .into_iter()
+                .partition(|lock| lock.kind == LockKind::Process);
             let place = self.place(pid, number)?;
             let description = match place {
                 Ok(known) => known,
@@ -71,14 +76,14 @@ impl Capture<'_> {
                     let stat = fstat(&copy).context(|| "fstat".to_owned())?;
                     let link = proc::link(pid, &format!("fd/{number}"))?;
                     let seen = Seen { pid, inner, name, number, link, info, copy, stat };
-                    let description = self.describe(&seen)?;
+                    let description = self.describe(&seen, locks)?;
                     let index = self.descriptions.all.len();
                     self.descriptions.all.push(description);
                     self.descriptions.known.insert(place, (pid, number, index));
                     index
                 }
             };
-            descriptors.push(Descriptor { number, close_on_exec, description });
+            descriptors.push(Descriptor { number, close_on_exec, description, locks: own_locks });
         }
         Ok(descriptors)
     }
@@ -99,7 +104,7 @@ impl Capture<'_> {
         Ok(Err(low))
     }
 
-    fn describe(&mut self, seen: &Seen<'_>) -> Result<Description> {
+    fn describe(&mut self, seen: &Seen<'_>, locks: Vec<Lock>) -> Result<Description> {
         let outside = self.subject.outside.get(&(seen.stat.st_dev, seen.stat.st_ino));
         let kind = match outside {
             Some(&number) => {
@@ -108,7 +113,14 @@ impl Capture<'_> {
             }
             None => self.kind(seen)?,
         };
-        Ok(Description { flags: seen.info.flags, position: seen.info.position, kind })
+        let path = seen.info.flags & OFlags::PATH.bits() != 0;
+        Ok(Description {
+            flags: seen.info.flags,
+            position: seen.info.position,
+            locks,
+            owner: if path { None } else { self.signal_owner(&seen.copy)? },
+            kind,
+        })
     }
 
     fn kind(&mut self, seen: &Seen<'_>) -> Result<DescriptionKind> {
@@ -135,7 +147,10 @@ impl Capture<'_> {
         }
         let capacity = rustix::pipe::fcntl_getpipe_size(&seen.copy)
             .context(|| "fcntl F_GETPIPE_SZ".to_owned())?;
-        let path = seen.link.starts_with(b"/").then(|| seen.link.clone());
+        // One that was deleted is a pipe to those who have it.
+        let named = seen.link.starts_with(b"/")
+            && (!seen.link.ends_with(DELETED) || self.is_at(&seen.link, inode.0, inode.1));
+        let path = named.then(|| seen.link.clone());
         let unread = unread(&seen.copy, capacity)?;
         self.descriptions.pipes.push(Pipe { capacity: capacity as u32, unread, path });
         self.descriptions.inodes.push(inode);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use forkyard_sys::stub::Op;
 use rustix::fs::{SealFlags, SeekFrom, Stat, seek};
@@ -122,7 +123,7 @@ impl Capture<'_> {
     }
 
     pub(super) fn stat_inside(&self, path: &[u8]) -> rustix::io::Result<Stat> {
-        let mut inside = format!("/proc/{}/root", self.subject.init).into_bytes();
+        let mut inside = self.subject.path.as_os_str().as_bytes().to_vec();
         inside.extend_from_slice(path);
         rustix::fs::lstat(inside.as_slice())
     }

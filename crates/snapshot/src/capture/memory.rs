@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use forkyard_sys::memory::Pages;
-use forkyard_sys::remote::{PageScan, page, scan_pages};
+use forkyard_sys::remote::{self, PageScan, page, scan_pages};
 use rustix::process::Pid;
 
 use super::Capture;
@@ -77,7 +77,10 @@ impl Capture<'_> {
         if let Some(known) = self.mappings.get(&pid) {
             return Ok(known.clone());
         }
-        let read = proc::mappings(pid)?;
+        let mut read = proc::mappings(pid)?;
+        for mapping in &mut read {
+            give_true_name(pid, mapping)?;
+        }
         self.mappings.insert(pid, read.clone());
         Ok(read)
     }
@@ -183,9 +186,7 @@ impl Capture<'_> {
                     .transpose()?;
                 return Ok(area(mapping, AreaKind::Anonymous { staged }));
             }
-            None if mapping.name.starts_with(b"/") => {
-                FileRef::Path(self.mapped_path(mapping).ok_or_else(no)?)
-            }
+            None if mapping.name.starts_with(b"/") => FileRef::Path(mapping.name.clone()),
             Some(Key::SystemV(_)) | None => return Err(no()),
         };
         let changed = if mapping.anonymous > 0 && !shared {
@@ -201,28 +202,6 @@ impl Capture<'_> {
             changed,
         };
         Ok(area(mapping, kind))
-    }
-
-    /// The path of a mapped file. The kernel writes a line end in it as `\012`, and a name that
-    /// has these four characters just so.
-    fn mapped_path(&self, mapping: &Mapping) -> Option<Vec<u8>> {
-        let escaped = b"\\012".as_slice();
-        if !mapping.name.windows(escaped.len()).any(|part| part == escaped) {
-            return Some(mapping.name.clone());
-        }
-        let mut plain = Vec::new();
-        let mut rest = mapping.name.as_slice();
-        while let Some((&first, others)) = rest.split_first() {
-            if let Some(behind) = rest.strip_prefix(escaped) {
-                plain.push(b'\n');
-                rest = behind;
-            } else {
-                plain.push(first);
-                rest = others;
-            }
-        }
-        let is = |path: &Vec<u8>| self.is_at(path, mapping.device(), mapping.inode);
-        [plain, mapping.name.clone()].into_iter().find(is)
     }
 
     /// Guard pages. They have page tables, and so does what was ever used.
@@ -307,6 +286,20 @@ impl Capture<'_> {
         let ranges = ranges.context(|| "PAGEMAP_SCAN".to_owned())?;
         Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
     }
+}
+
+/// Line ends of a name are written as `\012` in smaps, and these four characters just so: where
+/// they are, the name is asked for.
+fn give_true_name(pid: Pid, mapping: &mut Mapping) -> Result<()> {
+    let escaped = b"\\012".as_slice();
+    if !mapping.name.windows(escaped.len()).any(|part| part == escaped) {
+        return Ok(());
+    }
+    let path = format!("/proc/{pid}/maps");
+    let maps = File::open(&path).context(|| format!("opening {path}"))?;
+    mapping.name = remote::mapping_name(&maps, mapping.start)
+        .context(|| "PROCMAP_QUERY of a mapped file with a line end in its name".to_owned())?;
+    Ok(())
 }
 
 /// Whether this kernel tells where guard pages are.

@@ -1,14 +1,17 @@
 //! Files and directories that have a path, or had one.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, Stat, fstat, fstatfs, memfd_create, open};
 use rustix::process::Pid;
 
-use super::Capture;
 use super::descriptors::Seen;
 use super::loose::{DELETED, Key, seals};
-use crate::error::{Context, Result};
+use super::{Capture, Subject};
+use crate::error::{Context, Error, Result};
+use crate::listing;
 use crate::picture::{DescriptionKind, FileRef, LooseKind};
 use crate::proc;
 
@@ -18,6 +21,9 @@ const REFUSED: [(u64, &str); 3] = [
     (0x9584_58f6, "huge pages of hugetlbfs"),
     (0x5345_434d, "secret memory"),
 ];
+
+/// How many names are looked at in search of a file.
+const SEARCHED: u32 = 100_000;
 
 /// `PROC_SUPER_MAGIC`
 const PROC: u64 = 0x9fa0;
@@ -33,8 +39,8 @@ pub(super) fn memory_device() -> Result<u64> {
 }
 
 /// Devices of a sandbox's file systems in memory.
-pub(super) fn memory_files(init: Pid) -> Vec<u64> {
-    let device = |place| rustix::fs::stat(format!("/proc/{init}/root/{place}"));
+pub(super) fn memory_files(subject: &Subject) -> Vec<u64> {
+    let device = |place| rustix::fs::stat(subject.path.join(place));
     ["tmp", "dev/shm"].iter().filter_map(|place| Some(device(place).ok()?.st_dev)).collect()
 }
 
@@ -44,6 +50,7 @@ impl Capture<'_> {
             return Err(seen.refuse("a kernel object that cannot be copied"));
         }
         let system = fstatfs(&seen.copy).context(|| "fstatfs".to_owned())?.f_type as u64;
+        self.check_locks(seen, system)?;
         if let Some((_, what)) = REFUSED.iter().find(|(magic, _)| *magic == system) {
             return Err(seen.refuse(what));
         }
@@ -62,27 +69,63 @@ impl Capture<'_> {
             let index = self.read_loose(key, stat, kind, file.as_fd())?;
             return Ok(DescriptionKind::Loose(index));
         }
+        let kind = FileType::from_raw_mode(stat.st_mode);
         let gone = seen.link.strip_suffix(DELETED);
         let Some(path) = gone.filter(|_| !self.is_at(&seen.link, stat.st_dev, stat.st_ino)) else {
             if stat.st_nlink == 0 {
                 return Err(seen.refuse("a deleted file"));
             }
+            let path = seen.info.flags & OFlags::PATH.bits() != 0;
+            if kind == FileType::Directory && seen.info.position != 0 && !path {
+                let rest = listing::rest(&seen.copy, seen.info.position)?;
+                return Ok(DescriptionKind::Directory(seen.link.clone(), rest));
+            }
             return Ok(DescriptionKind::Path(seen.link.clone()));
         };
-        match FileType::from_raw_mode(stat.st_mode) {
+        match kind {
             FileType::Directory => {
                 let index = self.removed(key, path);
                 Ok(DescriptionKind::Loose(index))
             }
-            FileType::RegularFile if stat.st_nlink == 0 => {
+            FileType::RegularFile => {
+                if let Some(other) = self.other_name(seen)? {
+                    return Ok(DescriptionKind::Path(other));
+                }
                 let nameable = seen.info.flags & NEVER_NAMED != 0;
                 let kind = LooseKind::Deleted { path: path.to_vec(), nameable };
                 let file = readable(seen)?;
                 let index = self.read_loose(key, stat, kind, file.as_fd())?;
                 Ok(DescriptionKind::Loose(index))
             }
-            FileType::RegularFile => Err(seen.refuse("a deleted file that may have another name")),
             _ => Err(seen.refuse("a deleted file that is none of bytes")),
+        }
+    }
+
+    /// Refuses message queues that nobody has open: what is in them cannot be looked at.
+    pub(super) fn check_queues(&self) -> Result<()> {
+        let queues = std::fs::read_dir(self.subject.path.join("dev/mqueue"));
+        let Some(Ok(queue)) = queues.ok().and_then(|mut queues| queues.next()) else {
+            return Ok(());
+        };
+        let what = format!("/dev/mqueue/{}: a POSIX message queue", queue.file_name().display());
+        Err(Error::Refused { pid: 1, name: "init".to_owned(), what })
+    }
+
+    /// Another name of a file that was deleted under the one by which it was opened.
+    fn other_name(&self, seen: &Seen<'_>) -> Result<Option<Vec<u8>>> {
+        if seen.stat.st_nlink == 0 {
+            return Ok(None);
+        }
+        let wanted = (seen.stat.st_dev, seen.stat.st_ino);
+        let found = search(&self.subject.written, |path| {
+            self.stat_inside(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == wanted)
+        });
+        let flags = OFlags::from_bits_retain(seen.info.flags);
+        match found {
+            Found::At(path) => Ok(Some(path)),
+            // A file of the image that nobody wrote to keeps the links that it has there.
+            Found::Nowhere if flags & OFlags::RWMODE == OFlags::RDONLY => Ok(None),
+            _ => Err(seen.refuse("a deleted file whose other name is not found")),
         }
     }
 
@@ -141,6 +184,38 @@ fn readable(seen: &Seen<'_>) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = open(path.as_str(), flags, Mode::empty());
     opened.map_err(|_| seen.refuse("a deleted file that cannot be read"))
+}
+
+/// What came of a search.
+enum Found {
+    At(Vec<u8>),
+    Nowhere,
+    /// There are too many files to look at.
+    Unknown,
+}
+
+/// Looks for a file among all that was written, by its path in the sandbox.
+fn search(written: &[(PathBuf, String)], is: impl Fn(&[u8]) -> bool) -> Found {
+    let mut left = SEARCHED;
+    let mut dirs: Vec<(PathBuf, Vec<u8>)> =
+        written.iter().map(|(dir, path)| (dir.clone(), path.clone().into_bytes())).collect();
+    while let Some((dir, inside)) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if left == 0 {
+                return Found::Unknown;
+            }
+            left -= 1;
+            let mut path = inside.clone();
+            path.push(b'/');
+            path.extend_from_slice(entry.file_name().as_bytes());
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => dirs.push((entry.path(), path)),
+                Ok(kind) if kind.is_file() && is(&path) => return Found::At(path),
+                _ => {}
+            }
+        }
+    }
+    Found::Nowhere
 }
 
 fn follow(pid: Pid, file: &str) -> Result<Stat> {

@@ -56,3 +56,12 @@ pub enum FileRef {
     /// Index into the picture's loose files.
     Loose(usize),
 }
+
+/// What there is left to read of a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rest {
+    /// How many entries.
+    pub count: u64,
+    /// A sum over their names.
+    pub sum: u64,
+}

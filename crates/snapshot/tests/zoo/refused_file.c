@@ -1,0 +1,43 @@
+/* Something that cannot be copied, by its name; it is whole after the fork was refused. */
+#include "zoo.h"
+#include <mqueue.h>
+#include <signal.h>
+
+int main(void) {
+    const char *kind = getenv("ZOO");
+    MUST(kind);
+    char byte;
+    if (strcmp(kind, "lease") == 0) {
+        int fd = open("/tmp/leased", O_RDWR | O_CREAT, 0600);
+        MUST(fd >= 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0);
+        zoo_await_fork();
+        MUST(fcntl(fd, F_GETLEASE) == F_WRLCK);
+    } else if (strcmp(kind, "proc") == 0) {
+        int fd = open("/proc/self/maps", O_RDONLY);
+        MUST(fd >= 0 && read(fd, &byte, 1) == 1);
+        zoo_await_fork();
+        MUST(read(fd, &byte, 1) == 1);
+    } else if (strcmp(kind, "queue") == 0) {
+        mqd_t queue = open("/dev/mqueue/queue", O_RDWR | O_CREAT, 0600);
+        MUST(mq_send(queue, "message", 7, 1) == 0);
+        zoo_await_fork();
+        char text[8192];
+        MUST(mq_receive(queue, text, sizeof text, NULL) == 7);
+    } else if (strcmp(kind, "closed queue") == 0) {
+        int queue = open("/dev/mqueue/queue", O_RDWR | O_CREAT, 0600);
+        MUST(queue >= 0 && close(queue) == 0);
+        zoo_await_fork();
+        MUST(access("/dev/mqueue/queue", F_OK) == 0);
+    } else if (strcmp(kind, "volume") == 0) {
+        int fd = open("/volume/file", O_RDWR | O_CREAT, 0600);
+        struct flock lock = {.l_type = F_WRLCK};
+        MUST(fd >= 0 && fcntl(fd, F_OFD_SETLK, &lock) == 0);
+        zoo_await_fork();
+    } else if (strcmp(kind, "directory") == 0) {
+        MUST(chdir("/proc/self/fd") == 0);
+        zoo_await_fork();
+    } else {
+        zoo_fail("%s?", kind);
+    }
+    return zoo_ok();
+}
