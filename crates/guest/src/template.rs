@@ -64,7 +64,11 @@ impl Held {
         let mut tries = 0;
         let (taken, ()) = loop {
             tries += 1;
-            match forkyard_snapshot::take(&subject, || copy_files(what, &records, &root)) {
+            let meanwhile = || {
+                check_system_v(holder)?;
+                copy_files(what, &records, &root)
+            };
+            match forkyard_snapshot::take(&subject, meanwhile) {
                 Err(Error::Unsteady(_)) if tries < TRIES => {
                     // Long enough for a program to be started.
                     std::thread::sleep(Duration::from_millis(u64::from(tries)));
@@ -92,6 +96,19 @@ impl Held {
         copy_tree(Path::new(&self.files), &target, 0)
             .map_err(|error| Failure { what: error.to_string(), errno: 5 })
     }
+}
+
+/// Refuses objects of System V IPC, which belong to no process: init looks for them.
+fn check_system_v(holder: &OwnedFd) -> Result<(), Error> {
+    let failed = |source| Error::Failed { what: "asking init for its ipc".to_owned(), source };
+    channel::send(holder, b"ipc", &[]).map_err(failed)?;
+    let message = channel::receive(holder).map_err(failed)?;
+    let found: Option<(String, u64)> = message
+        .and_then(|message| decode(&message.bytes).ok())
+        .ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
+    let Some((kind, id)) = found else { return Ok(()) };
+    let what = format!("System V {kind} (id {id})");
+    Err(Error::Refused { pid: 1, name: "init".to_owned(), what })
 }
 
 /// Where what the sandbox wrote is, and where it sees it.

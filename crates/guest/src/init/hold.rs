@@ -38,7 +38,11 @@ impl Init<'_> {
             && let Ok(bytes) = encode(&self.records(&root))
             && channel::send(holder, &bytes, &[root.as_fd()]).is_ok()
         {
-            let _ = channel::receive(holder);
+            // Asked once all processes have stopped, and again with each try.
+            while let Ok(Some(_)) = channel::receive(holder)
+                && let Ok(bytes) = encode(&system_v())
+                && channel::send(holder, &bytes, &[]).is_ok()
+            {}
         }
         self.end_hold();
     }
@@ -80,6 +84,18 @@ impl Init<'_> {
             root: identity(root),
         }
     }
+}
+
+/// The first object of System V IPC that there is, see sysvipc(7): kind and id. Only who is in the
+/// namespace sees them.
+fn system_v() -> Option<(String, u64)> {
+    let kinds = [("shm", "shared memory"), ("sem", "semaphores"), ("msg", "messages")];
+    kinds.iter().find_map(|(file, kind)| {
+        let text = std::fs::read_to_string(format!("/proc/sysvipc/{file}")).ok()?;
+        // Below the names of columns, which are key and id first.
+        let id = text.lines().nth(1)?.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some(((*kind).to_owned(), id))
+    })
 }
 
 /// Of this process, and so of the sandbox. Nobody else may look, for init cannot be traced.
