@@ -364,7 +364,7 @@ fn exit_codes_are_those_of_a_shell() {
     refused(&sandbox.exec(&["/tmp/bad"]), 127, "/tmp/bad: no such program");
     refused(&sandbox.exec(&[""]), 127, "no such program");
     refused(&sandbox.exec(&["/tmp/plain"]), 126, "/tmp/plain: Permission denied");
-    refused(&sandbox.exec(&["/tmp"]), 126, "/tmp: Permission denied");
+    refused(&sandbox.exec(&["/tmp"]), 126, "/tmp: a directory");
 }
 
 #[test]

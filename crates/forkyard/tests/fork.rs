@@ -6,7 +6,6 @@
 mod support;
 
 use std::fs;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -232,12 +231,16 @@ fn a_server_killed_while_it_forks_leaves_no_half_clone() {
     let id = busy(&server).id;
     let mut random = Random(0x5eed_0012);
     for _ in 0..15 {
-        let mut child = server.command(&["fork", &id, "-n", "3"]);
-        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Not by the command line, which would start the next server itself.
+        let http = server.http().limit(SOON);
+        let path = format!("/v1/sandboxes/{id}/fork");
+        let asked = thread::spawn(move || {
+            // It finds its server gone, or had its answer before.
+            let _ = http.request("POST", &path, r#"{"count": 3}"#);
+        });
         thread::sleep(Duration::from_micros(random.below(60_000)));
         server.kill9();
-        // It finds its server gone, or had its answer before.
-        let _ = child.wait();
+        asked.join().unwrap();
         server.restart();
         let all: Vec<forkyard_engine::model::Sandbox> =
             serde_json::from_str(&server.ok(&["ls", "--json"])).unwrap();

@@ -22,7 +22,6 @@ mod timers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use forkyard_testkit::{TestServer, wait_for};
@@ -98,7 +97,7 @@ pub fn start(server: &TestServer, program: &str, create: &[&str], exec: &[&str])
 /// The same in a sandbox that is there; the command's number.
 #[track_caller]
 pub fn start_in(server: &TestServer, id: &str, program: &str, exec: &[&str]) -> String {
-    let binary = compiled(program);
+    let (_dir, binary) = compiled(program);
     server.ok(&["cp", binary.to_str().unwrap(), &format!("{id}:/root/zoo")]);
     let mut args = vec!["exec", "-d"];
     args.extend(exec);
@@ -153,17 +152,16 @@ pub fn end_of(server: &TestServer, id: &str, number: &str) -> (String, i64) {
     (output_of(server, id, number), command["exit"]["code"].as_i64().unwrap_or(-1))
 }
 
-/// A program of the zoo, compiled.
+/// A program of the zoo, compiled into a directory that goes away with what this gives.
 #[track_caller]
-fn compiled(program: &str) -> PathBuf {
-    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = DIR.get_or_init(|| tempfile::tempdir().unwrap()).path();
+fn compiled(program: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
     let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../snapshot/tests/zoo");
-    let (source, binary) = (zoo.join(format!("{program}.c")), dir.join(program));
+    let (source, binary) = (zoo.join(format!("{program}.c")), dir.path().join(program));
     let mut gcc = Command::new("gcc");
     gcc.args(["-O1", "-g", "-Wall", "-Wno-unused-result", "-pthread", "-o"]);
     gcc.arg(&binary).arg(source).arg("-lrt");
     let out = gcc.output().expect("run gcc");
     assert!(out.status.success(), "gcc: {}", String::from_utf8_lossy(&out.stderr));
-    binary
+    (dir, binary)
 }
