@@ -137,7 +137,7 @@ impl Error {
                 "raise its limit with `--pids`, or end what runs in it"
             }
             Self::NotForked(TakeError::Refused(_)) => {
-                "the sandbox goes on as it was; end that process, or let it close this, and fork again"
+                "the sandbox goes on as it was; fork again once that is not there any more"
             }
             Self::NotForked(TakeError::Unsteady(_)) => "the sandbox goes on as it was; fork again",
             Self::Locked { .. } => "give this one a store of its own: `--store DIR`",

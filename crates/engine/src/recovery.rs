@@ -83,6 +83,7 @@ async fn recover_one(engine: &Arc<Engine>, live: &Arc<LiveSandbox>) -> Result<()
 }
 
 async fn take_over(engine: &Arc<Engine>, live: &Arc<LiveSandbox>, found: Found) -> Result<()> {
+    live.inherit();
     // It was ready long ago: nothing tells so again.
     drop(live.connect(found.socket, found.pidfd, engine.on_end())?);
     if live.state() == State::Resetting {

@@ -89,6 +89,8 @@ pub struct LiveSandbox {
     rebuilt: Mutex<Vec<(String, u64)>>,
     /// When something was last asked of it, for the curious.
     last_used: AtomicU64,
+    /// An earlier server made it.
+    inherited: AtomicBool,
     /// Commands that are taken up were started by another server.
     adopting: AtomicBool,
     /// Reset and delete wait for each other.
@@ -111,6 +113,7 @@ impl LiveSandbox {
             ended,
             rebuilt: Mutex::default(),
             last_used: AtomicU64::new(now()),
+            inherited: AtomicBool::new(false),
             adopting: AtomicBool::new(false),
             transition: tokio::sync::Mutex::default(),
         })
@@ -130,6 +133,16 @@ impl LiveSandbox {
     pub fn usage(&self) -> Option<Usage> {
         let group = self.record().1.group.clone()?;
         Some(group.usage())
+    }
+
+    /// Notes that an earlier server made it.
+    pub(crate) fn inherit(&self) {
+        self.inherited.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an earlier server made it.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited.load(Ordering::Relaxed)
     }
 
     /// What building it as a clone took.

@@ -175,12 +175,13 @@ impl Tour {
 
     fn fork(&self) -> Result<(), Stop> {
         let count = "i=0; while :; do i=$((i + 1)); echo $i >/tmp/count; sleep 0.01; done";
-        self.show_ok(&format!("forkyard exec -d box -c '{count}'"))?;
-        let line = "forkyard fork box -n 4 --name try";
+        self.stage.shell("forkyard create --name counter")?;
+        self.show_ok(&format!("forkyard exec -d counter -c '{count}'"))?;
+        let line = "forkyard fork counter -n 4 --name try";
         self.screen.command(line)?;
         let start = Instant::now();
         let spec = ForkSpec { count: Some(4), name: Some("try".to_owned()) };
-        let url = Url::sandbox("box").part("fork");
+        let url = Url::sandbox("counter").part("fork");
         let fork: Fork = self.runtime.block_on(self.stage.client().post(url, &spec))?;
         self.screen.result(line, start.elapsed(), "")?;
         let report = &fork.report;
@@ -198,7 +199,7 @@ impl Tour {
         let all_count = before.iter().zip(&after).filter(|(before, after)| before < after).count();
         check(all_count == 4, || format!("{all_count} of four count on"))?;
         self.remark("each counts on by itself, with memory and files of its own")?;
-        let removed = self.stage.shell("forkyard rm try-1 try-2 try-3 try-4")?;
+        let removed = self.stage.shell("forkyard rm counter try-1 try-2 try-3 try-4")?;
         check(removed.code == 0, || format!("removing the clones: {}", removed.output))
     }
 
