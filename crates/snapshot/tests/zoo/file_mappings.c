@@ -44,13 +44,13 @@ int main(void) {
     MUST(close(lost) == 0 && close(old) == 0 && close(young) == 0);
     MUST(unlink("/root/gone") == 0 && unlink("/root/lost") == 0);
     MUST(rename("/root/young", "/root/replaced") == 0);
-    /* A library of the image, as an upgrade would replace it while it is in use. */
+    /* A file of the image, as an upgrade would replace it while it is in use. */
     MUST(access("/root/zoo", F_OK) == 0);
-    int library = open("/usr/bin/env", O_RDONLY);
+    int library = open("/etc/passwd", O_RDONLY);
     char first[4];
-    char *image = map(library, 2, PROT_READ, MAP_PRIVATE);
+    char *image = map(library, 1, PROT_READ, MAP_PRIVATE);
     memcpy(first, image, 4);
-    MUST(close(library) == 0 && unlink("/usr/bin/env") == 0);
+    MUST(close(library) == 0 && unlink("/etc/passwd") == 0);
 
     zoo_await_fork();
 
@@ -80,6 +80,6 @@ int main(void) {
     MUST(replaced[0] == 'r' && replaced[2 * PAGE - 1] == 'r');
     int new = open("/root/replaced", O_RDONLY);
     MUST(read(new, &byte, 1) == 1 && byte == 'y');
-    MUST(memcmp(image, first, 4) == 0 && access("/usr/bin/env", F_OK) < 0);
+    MUST(memcmp(image, first, 4) == 0 && access("/etc/passwd", F_OK) < 0);
     return zoo_ok();
 }
