@@ -62,6 +62,22 @@ impl Tail {
     }
 }
 
+impl Tail {
+    /// Makes sure that none of these threads is there, on its way back from the stub of a tracer
+    /// that was killed: what it goes through must not be overwritten.
+    pub(crate) fn check_unused(&self, vdso: u64, threads: &[Pid]) -> Result<()> {
+        let start = vdso + self.offset;
+        for &tid in threads {
+            let registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
+            if (start..start + self.bytes.len() as u64).contains(&registers.rip) {
+                let why = "a thread is on its way back from another fork";
+                return Err(Error::Unsteady(why.to_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How much of an ELF image is needed once it is loaded: the end of its one loaded segment. What
 /// follows are section headers, which nobody looks at in memory.
 fn loaded_length(image: &[u8]) -> Option<usize> {

@@ -41,6 +41,7 @@ impl Capture<'_> {
         let mappings = self.mappings(pid)?;
         let vdso = mappings.iter().find(|area| area.name == b"[vdso]");
         let vdso = vdso.ok_or_else(|| refuse(inner, &stat.name, "it has no vDSO"))?.start;
+        self.tail.check_unused(vdso, &stopped.threads)?;
         // Whole files are read by descriptors, where there are any, and not page by page.
         let descriptors = self.read_descriptors(pid, inner, &stat.name)?;
         let asked = LEADER_ROOM + THREAD_ROOM * stopped.threads.len() as u64;
