@@ -16,7 +16,7 @@ static void check(int who, int n) {
 static void *churn(void *arg) {
     int who = (int)(long)arg;
     unsigned random = who + 1;
-    while (!stop || rounds[who] < 200) {
+    while (!stop || rounds[who] < 115) {
         for (int i = 0; i < 300; i++) {
             random = random * 1103515245 + 12345;
             int n = random / 65536 % SLOTS;
@@ -39,7 +39,7 @@ static void *churn(void *arg) {
 int main(void) {
     pthread_t threads[4];
     for (long n = 0; n < 4; n++) MUST(pthread_create(&threads[n], NULL, churn, (void *)n) == 0);
-    while (rounds[0] < 20 || rounds[1] < 20 || rounds[2] < 20 || rounds[3] < 20) zoo_sleep_ms(1);
+    while (rounds[0] < 10 || rounds[1] < 10 || rounds[2] < 10 || rounds[3] < 10) zoo_sleep_ms(1);
     zoo_await_fork();
     for (int n = 0; n < 4; n++) rounds[n] = 100;
     stop = 1;
