@@ -10,6 +10,7 @@
 //! | `life` | one sandbox from create to delete over the HTTP API, beside [`floor`] and the peer |
 //! | `once` | one command in a fresh sandbox by the command line, beside bubblewrap |
 //! | `at-once` | 8, 32 and 100 whole lives at the same time |
+//! | `fork` | live forks of running programs, beside CRIU's figures |
 //! | `many` | 500 sandboxes with idle sessions: memory of each, and the time of the last create |
 //!
 //! The server's own size is taken before the first sandbox and after the last.
@@ -17,6 +18,7 @@
 mod api;
 mod at_once;
 pub(crate) mod floor;
+mod fork;
 mod life;
 mod many;
 mod memory;
@@ -127,6 +129,10 @@ fn measure(
     }
     // The peer's interpreter is no longer needed, and its memory would be in the way.
     drop(peers);
+    if options.has(Section::Fork) {
+        render::note("fork: live forks of running programs ...");
+        fork::measure(server, image, options.rounds, report)?;
+    }
     if options.has(Section::Many) {
         render::note("many: 500 sandboxes with idle sessions ...");
         many::measure(server, image, report)?;
@@ -139,6 +145,11 @@ fn measure(
 fn image_name(server: &Server, asked: Option<&str>) -> Result<Option<String>, Error> {
     let Some(asked) = asked.filter(|asked| *asked != "host") else { return Ok(None) };
     server.import(asked).map(Some)
+}
+
+/// Milliseconds of what the server tells in microseconds.
+fn milliseconds_of(microseconds: u64) -> f64 {
+    microseconds as f64 / 1000.0
 }
 
 /// Fails once the run was interrupted.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use forkyard_api::routes::{ErrorBody, SessionRun};
 use forkyard_api::stream::{HEADER, Kind, PROTOCOL, parse_header};
-use forkyard_engine::model::{CommandSpec, Exit, Sandbox, SandboxSpec, SessionOutput};
+use forkyard_engine::model::{
+    CommandSpec, Exit, Fork, ForkSpec, Sandbox, SandboxSpec, SessionOutput,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -47,13 +49,26 @@ impl Api {
 
     /// Runs a line in the session; it must succeed and write `expected`.
     pub(super) fn line(&mut self, id: &str, line: &str, expected: &str) -> Result<(), Error> {
+        match self.output(id, line)? {
+            output if output == expected => Ok(()),
+            output => Err(Error::Protocol(format!("`{line}` in the session wrote {output:?}"))),
+        }
+    }
+
+    /// Runs a line in the session; it must succeed. Gives what it wrote.
+    pub(super) fn output(&mut self, id: &str, line: &str) -> Result<String, Error> {
         let run = SessionRun { command: line.to_owned(), timeout_ms: None };
         let body = self.ask("POST", &path(id, "/session"), &to_json(&run)?)?;
-        let output: SessionOutput = from_json(&body)?;
-        if output.exit_code == 0 && output.stdout == expected {
-            return Ok(());
+        match from_json::<SessionOutput>(&body)? {
+            output if output.exit_code == 0 => Ok(output.stdout),
+            output => Err(Error::Protocol(format!("`{line}` in the session came to {output:?}"))),
         }
-        Err(Error::Protocol(format!("`{line}` in the session came to {output:?}")))
+    }
+
+    /// Forks the sandbox live, into so many clones.
+    pub(super) fn fork(&mut self, id: &str, count: u32) -> Result<Fork, Error> {
+        let spec = ForkSpec { count: Some(count), name: None };
+        self.ask("POST", &path(id, "/fork"), &to_json(&spec)?).and_then(|body| from_json(&body))
     }
 
     /// Runs `/bin/true` as a command of its own, its stdio streamed, on a connection of its own.

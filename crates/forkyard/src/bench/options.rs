@@ -18,6 +18,9 @@ pub(crate) struct BenchOptions {
     /// Measure this section alone; may be given more than once
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) only: Vec<Section>,
+    /// Measure live forks alone: short for `--only fork`
+    #[arg(long, conflicts_with = "only")]
+    pub(crate) fork: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -32,6 +35,8 @@ pub(crate) enum Section {
     Once,
     /// 8, 32 and 100 whole lives at the same time
     AtOnce,
+    /// Live forks of running programs
+    Fork,
     /// 500 sandboxes with idle sessions
     Many,
 }
@@ -50,6 +55,9 @@ pub(crate) struct FloorOptions {
 impl BenchOptions {
     /// Whether a section is asked for.
     pub(super) fn has(&self, section: Section) -> bool {
+        if self.fork {
+            return section == Section::Fork;
+        }
         self.only.is_empty() || self.only.contains(&section)
     }
 }

@@ -35,6 +35,8 @@ pub(super) enum Against {
     AgentDocker,
     /// bubblewrap
     Bubblewrap,
+    /// CRIU, as it was measured once.
+    Criu,
     /// The same system calls without forkyard.
     Floor,
     /// The first of many.
@@ -164,6 +166,7 @@ impl Against {
         match self {
             Self::AgentDocker => "agentdocker-lite",
             Self::Bubblewrap => "bubblewrap",
+            Self::Criu => "CRIU",
             Self::Floor => "floor",
             Self::First => "first",
         }
@@ -185,6 +188,11 @@ impl Report {
             rows: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// Whether the run has root's rights.
+    pub(super) fn is_root(&self) -> bool {
+        self.mode == forkyard_engine::Mode::Root.word()
     }
 
     pub(super) fn add(&mut self, row: Row) {
