@@ -141,7 +141,7 @@ pub(super) fn measure(
         match done {
             Ok(()) => times.report(subject, slower, report),
             Err(Error::Server(error)) => {
-                report.note(format!("{}: {}", subject.name, error.message))
+                report.note(format!("{}: {}", subject.name, error.message));
             }
             Err(error) => return Err(error),
         }
