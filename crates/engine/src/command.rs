@@ -9,7 +9,7 @@ use forkyard_guest::proto::{CommandState, Ended, Streams};
 use rustix::termios::Winsize;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 
 use crate::error::{Error, Result};
 use crate::model::{Command, CommandId, Exit, TerminalSize};
@@ -20,6 +20,8 @@ use crate::output::{Follower, Source, Spool, pump};
 pub struct RunningCommand {
     info: Mutex<Command>,
     stdin: Mutex<Option<Arc<AsyncFd<OwnedFd>>>>,
+    /// For a terminal: what writers to it share.
+    typing: Option<Arc<RwLock<()>>>,
     /// stdout, and stderr unless it has a terminal.
     spools: Vec<Arc<Spool>>,
     ended: watch::Sender<bool>,
@@ -42,12 +44,14 @@ pub struct Attachment {
 
 impl RunningCommand {
     /// Takes up a command with the descriptors that init gave; `hold` where another server
-    /// started it, see [`RunningCommand::release`].
+    /// started it, see [`RunningCommand::release`]. While somebody else has `typing`, nothing is
+    /// written to a terminal.
     pub(crate) fn new(
         state: CommandState,
         streams: Streams,
         fds: Vec<OwnedFd>,
         hold: bool,
+        typing: Arc<RwLock<()>>,
     ) -> Result<Arc<Self>> {
         let (changed, _) = watch::channel(0);
         let (ended, _) = watch::channel(state.exit.is_some());
@@ -96,6 +100,7 @@ impl RunningCommand {
         Ok(Arc::new(Self {
             info: Mutex::new(info),
             stdin: Mutex::new(stdin),
+            typing: streams.tty.then_some(typing),
             spools,
             ended,
             changed,
@@ -181,7 +186,7 @@ impl RunningCommand {
     pub async fn write_stdin(&self, mut bytes: &[u8]) -> Result<bool> {
         let Some(stdin) = self.stdin() else { return Ok(false) };
         while !bytes.is_empty() {
-            match rustix::io::write(stdin.get_ref(), bytes) {
+            match self.try_write(stdin.get_ref(), bytes).await {
                 Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
                 Err(rustix::io::Errno::AGAIN) => {
                     let mut ended = self.ended.subscribe();
@@ -198,6 +203,14 @@ impl RunningCommand {
             }
         }
         Ok(true)
+    }
+
+    async fn try_write(&self, stdin: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
+        let _turn = match &self.typing {
+            Some(typing) => Some(typing.read().await),
+            None => None,
+        };
+        rustix::io::write(stdin, bytes)
     }
 
     fn stdin(&self) -> Option<Arc<AsyncFd<OwnedFd>>> {

@@ -95,6 +95,8 @@ pub struct LiveSandbox {
     adopting: AtomicBool,
     /// Reset and delete wait for each other.
     pub(crate) transition: tokio::sync::Mutex<()>,
+    /// Held by who writes to terminals, and alone by who takes a picture of them.
+    pub(crate) typing: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl LiveSandbox {
@@ -116,6 +118,7 @@ impl LiveSandbox {
             inherited: AtomicBool::new(false),
             adopting: AtomicBool::new(false),
             transition: tokio::sync::Mutex::default(),
+            typing: Arc::default(),
         })
     }
 
@@ -252,7 +255,8 @@ impl LiveSandbox {
         if let Ok(InitOk::Started { command, streams }) = result {
             let id = command.id;
             let hold = self.adopting.load(Ordering::Relaxed);
-            match RunningCommand::new(command.clone(), *streams, fds, hold) {
+            let typing = Arc::clone(&self.typing);
+            match RunningCommand::new(command.clone(), *streams, fds, hold, typing) {
                 Ok(command) => {
                     self.commands().insert(id, command);
                     self.forget_oldest();

@@ -118,6 +118,7 @@ pub(crate) fn main(
         server: None,
         commands: BTreeMap::new(),
         next_command: 1,
+        strays: Vec::new(),
         workers: BTreeMap::new(),
         session: None,
         sessions: 0,
@@ -244,6 +245,8 @@ struct Init<'a> {
     holder: Option<OwnedFd>,
     commands: BTreeMap<u32, Command>,
     next_command: u32,
+    /// Masters of terminals that processes still have whose command was one of the original.
+    strays: Vec<OwnedFd>,
     /// Processes that answer file requests, and the numbers of these.
     workers: BTreeMap<u32, u64>,
     session: Option<Session>,

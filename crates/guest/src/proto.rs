@@ -169,6 +169,11 @@ pub struct Records {
     pub namespaces: Vec<(String, String)>,
     /// Its root directory.
     pub root: Option<StreamRecord>,
+    /// Terminals that init holds the masters of: their commands', ended ones' too, and those that
+    /// have no command any more.
+    pub terminals: Vec<TerminalRecord>,
+    /// Device of `/dev/pts`.
+    pub terminal_device: u64,
 }
 
 /// A command that runs, for a picture.
@@ -182,6 +187,26 @@ pub struct CommandRecord {
     pub owner: (u32, u32),
     /// What is left of its time, in milliseconds.
     pub timeout_ms: Option<u64>,
+}
+
+/// A terminal whose master init holds, for a picture.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TerminalRecord {
+    /// N of `/dev/pts/N`.
+    pub number: u32,
+    /// The command whose streams it is, where that runs.
+    pub command: Option<u32>,
+}
+
+/// What a template asks of an init that holds still, once all else is stopped.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum HoldRequest {
+    /// Look at the terminal of this number that init holds the master of, or at the one whose
+    /// master comes along; then a slave, where any is open. Answered by a result of
+    /// [`forkyard_snapshot::picture::Look`].
+    Terminal(Option<u32>),
+    /// Tell the kind and id of an object of System V IPC, if there is any.
+    SystemV,
 }
 
 /// The session's shell, for a picture.

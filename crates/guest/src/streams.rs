@@ -56,6 +56,11 @@ impl ServerEnds {
         [stdin, self.fds.get(first), self.fds.get(first + 1)]
     }
 
+    /// The master, where this is a terminal.
+    pub(crate) fn master(&self) -> Option<&OwnedFd> {
+        self.fds.first().filter(|_| self.streams.tty)
+    }
+
     /// In the order that [`Streams`] documents.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.fds.iter().map(AsFd::as_fd).collect()
@@ -98,13 +103,19 @@ fn terminal(
         rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), None).map_err(failed)?;
     }
     let _ = gid;
+    let copy = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(failed);
+    let ends = CommandEnds { stdin: copy(&slave)?, stdout: copy(&slave)?, stderr: slave };
+    Ok((ends, terminal_ends(master)?))
+}
+
+/// What the server gets of a terminal, by its master.
+pub(crate) fn terminal_ends(master: OwnedFd) -> Result<ServerEnds, Failure> {
+    let failed = |e: rustix::io::Errno| Failure::new("making a terminal", &e.into());
     rustix::io::ioctl_fionbio(&master, true).map_err(failed)?;
     // Output leaves a terminal for a memfd by way of a pipe: splice(2) wants one on one side.
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(failed)?;
-    let copy = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(failed);
-    let ends = CommandEnds { stdin: copy(&slave)?, stdout: copy(&slave)?, stderr: slave };
     let fds = vec![master, read, write, spool()?];
-    Ok((ends, ServerEnds { fds, streams: Streams { stdin: true, tty: true, spools: 1 } }))
+    Ok(ServerEnds { fds, streams: Streams { stdin: true, tty: true, spools: 1 } })
 }
 
 fn pipes(has_stdin: bool, uid: u32, gid: u32) -> Result<(CommandEnds, ServerEnds), Failure> {

@@ -5,16 +5,20 @@
 //! it without a copy.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forkyard_snapshot::{Error, Outside, Picture, Stage, Subject, Taken, copy_tree};
+use forkyard_snapshot::picture::{Look, LookError};
+use forkyard_snapshot::{Error, Looker, Outside, Picture, Stage, Subject, Taken, copy_tree};
 use forkyard_sys::channel;
 use rustix::process::Pid;
+use serde::de::DeserializeOwned;
 
-use crate::proto::{Failure, Ids, Records, Setup, TakeError, TakeReport, decode};
+use crate::proto::{
+    Failure, HoldRequest, Ids, Records, Setup, TakeError, TakeReport, decode, encode,
+};
 
 /// What a template has taken.
 #[derive(Debug)]
@@ -60,15 +64,22 @@ impl Held {
             root: records.root.unwrap_or_default(),
             path: format!("/proc/self/fd/{}", root.as_raw_fd()).into(),
             written: written(what, &records, &root),
+            terminals: records
+                .terminals
+                .iter()
+                .map(|terminal| (terminal.number, u64::from(terminal.number)))
+                .collect(),
+            terminal_device: records.terminal_device,
         };
         let mut tries = 0;
         let (taken, ()) = loop {
             tries += 1;
+            let mut looker = Init { holder };
             let meanwhile = || {
                 check_system_v(holder)?;
                 copy_files(what, &records, &root)
             };
-            match forkyard_snapshot::take(&subject, meanwhile) {
+            match forkyard_snapshot::take(&subject, &mut looker, meanwhile) {
                 Err(Error::Unsteady(_)) if tries < TRIES => {
                     // Long enough for a program to be started.
                     std::thread::sleep(Duration::from_millis(u64::from(tries)));
@@ -101,11 +112,8 @@ impl Held {
 /// Refuses objects of System V IPC, which belong to no process: init looks for them.
 fn check_system_v(holder: &OwnedFd) -> Result<(), Error> {
     let failed = |source| Error::Failed { what: "asking init for its ipc".to_owned(), source };
-    channel::send(holder, b"ipc", &[]).map_err(failed)?;
-    let message = channel::receive(holder).map_err(failed)?;
-    let found: Option<(String, u64)> = message
-        .and_then(|message| decode(&message.bytes).ok())
-        .ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
+    let found: Option<(String, u64)> =
+        ask_init(holder, HoldRequest::SystemV, &[]).map_err(failed)?;
     let Some((kind, id)) = found else { return Ok(()) };
     let what = format!("System V {kind} (id {id})");
     Err(Error::Refused { pid: 1, name: "init".to_owned(), what })
@@ -122,6 +130,34 @@ fn written(what: &Take, records: &Records, root: &OwnedFd) -> Vec<(PathBuf, Stri
         (from.into(), format!("/{place}"))
     });
     overlays.chain(in_memory).collect()
+}
+
+/// The sandbox's init, which holds still and looks at terminals.
+struct Init<'a> {
+    holder: &'a OwnedFd,
+}
+
+impl Looker for Init<'_> {
+    fn look(
+        &mut self,
+        keeper: Option<u64>,
+        ends: &[BorrowedFd<'_>],
+    ) -> io::Result<Result<Look, LookError>> {
+        let request = HoldRequest::Terminal(keeper.map(|number| number as u32));
+        ask_init(self.holder, request, ends)
+    }
+}
+
+/// Asks the init that holds still, which always answers.
+fn ask_init<T: DeserializeOwned>(
+    holder: &OwnedFd,
+    request: HoldRequest,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<T> {
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
+    channel::send(holder, &encode(&request).map_err(invalid)?, fds)?;
+    let answer = channel::receive(holder)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    decode(&answer.bytes).map_err(invalid)
 }
 
 /// Copies what the sandbox wrote, while it is stopped.

@@ -9,6 +9,7 @@ mod loose;
 mod memory;
 mod program;
 mod task;
+mod terminals;
 mod thread;
 pub(crate) mod timers;
 mod tree;
@@ -19,10 +20,12 @@ use std::time::{Duration, Instant};
 
 use forkyard_sys::memory::Pages;
 use forkyard_sys::process::{self, SingleThreaded};
+use rustix::process::{Pid, WaitId, WaitIdOptions};
 
+use self::terminals::Terminals;
 use self::tree::{Node, Role};
 use crate::error::{Context, Error, Result};
-use crate::picture::Picture;
+use crate::picture::{Body, Picture, Process};
 use crate::stage::Stage;
 use crate::times::Times;
 
@@ -34,6 +37,10 @@ pub trait Home {
     /// The descriptor that a process had which led out of its sandbox, by the number that it had in
     /// [`crate::Subject::outside`].
     fn outside(&mut self, number: u64) -> io::Result<OwnedFd>;
+
+    /// Takes the master of a terminal that is kept outside of the picture, by the number that it had
+    /// in [`crate::Subject::terminals`].
+    fn terminal(&mut self, keeper: u64, master: OwnedFd);
 
     /// Puts a child of init behind the wall that the sandbox has for commands, if any.
     fn enter(&self) -> io::Result<()>;
@@ -54,12 +61,14 @@ pub fn build(
     // Every process starts from what this one has.
     forkyard_sys::signal::forget_actions();
     let nodes = tree::plan(picture)?;
-    let files = files::open_all(proof, picture, stage, home)?;
+    let mut terminals = Terminals::make(proof, picture, home)?;
+    let files = files::open_all(proof, picture, stage, home, &mut terminals)?;
     times.mark("open");
     let control = Control::new(stage.work())?;
     let site = Site {
         picture,
         files: &files,
+        terminals: &terminals,
         control: &control,
         home,
         nodes: &nodes,
@@ -83,6 +92,7 @@ const WORK: u64 = 1024 * 1024;
 struct Site<'a> {
     picture: &'a Picture,
     files: &'a files::Files,
+    terminals: &'a Terminals,
     control: &'a Control,
     home: &'a dyn Home,
     nodes: &'a tree::Plan,
@@ -120,6 +130,8 @@ impl Site<'_> {
         fork_all(&node.early)?;
         if node.leads_session {
             rustix::process::setsid().context(|| "setsid".to_owned())?;
+            // Before there are children, who have it from this process.
+            self.terminals.begin_session(node)?;
         }
         if node.leads_group && !node.leads_session {
             rustix::process::setpgid(None, None).context(|| "setpgid".to_owned())?;
@@ -131,11 +143,20 @@ impl Site<'_> {
         let all = self.nodes.count();
         self.control.arrive(FORKED, all)?;
         if !node.leads_group && !node.leads_session {
-            let group = rustix::process::Pid::from_raw(node.group.cast_signed());
+            let group = Pid::from_raw(node.group.cast_signed());
             rustix::process::setpgid(None, group).context(|| "setpgid".to_owned())?;
         }
         self.control.arrive(GROUPED, all)?;
         self.leave_group(node)?;
+        if self.terminals.any() {
+            let process = match node.role {
+                Role::Alive(index) => self.picture.processes.get(index),
+                _ => None,
+            };
+            self.terminals.settle(node, process);
+            // Who only leads a group until its session has a foreground is still there.
+            self.control.arrive(SETTLED, all)?;
+        }
         match node.role {
             Role::Temporary => Ok(0),
             Role::Zombie(status) => Ok(end_as(status)),
@@ -147,7 +168,7 @@ impl Site<'_> {
     fn leave_group(&self, node: &Node) -> Result<()> {
         if let Some(rank) = node.leaves {
             self.control.await_count(LEFT, rank)?;
-            let group = rustix::process::Pid::from_raw(node.group.cast_signed());
+            let group = Pid::from_raw(node.group.cast_signed());
             rustix::process::setpgid(None, group).context(|| "setpgid".to_owned())?;
             self.control.pages.add_and_wake(LEFT, 1);
         }
@@ -160,7 +181,7 @@ impl Site<'_> {
             i32::from(self.fork(&proof, index).is_err())
         });
         forked.context(|| "clone3 with a process id".to_owned())?;
-        let pid = rustix::process::Pid::from_raw(self.nodes.spare(index).cast_signed());
+        let pid = Pid::from_raw(self.nodes.spare(index).cast_signed());
         let waited = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty());
         match waited.context(|| "waitpid".to_owned())? {
             Some((_, status)) if status.exit_status() == Some(0) => Ok(()),
@@ -171,25 +192,49 @@ impl Site<'_> {
     /// Waits until all are what they shall be, and lets them go.
     fn release(&self) -> Result<()> {
         let wanted = self.nodes.alive();
+        self.await_all(ENDED, wanted)?;
+        self.see_own(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT, |child| {
+            matches!(child.body, Body::Zombie(_))
+        });
+        self.control.pages.store_and_wake(STOP, 1);
+        self.await_all(READY, wanted)?;
+        self.see_own(WaitIdOptions::STOPPED, Process::is_stopped);
+        loose::finish(self.picture, &self.files.loose)?;
+        events::settle(self.picture, self.files)?;
+        self.control.pages.store_and_wake(GO, 1);
+        Ok(())
+    }
+
+    /// Waits until so many processes have counted themselves in.
+    fn await_all(&self, offset: u64, wanted: u32) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(message) = self.control.failure() {
                 return Err(Error::Failed { what: message, source: io::ErrorKind::Other.into() });
             }
-            let ready = self.control.pages.load(READY);
-            if ready == wanted {
-                break;
+            let here = self.control.pages.load(offset);
+            if here == wanted {
+                return Ok(());
             }
             if Instant::now() > end {
-                let what = format!("building: {ready} of {wanted} processes are there");
+                let what = format!("building: {here} of {wanted} processes are there");
                 return Err(Error::Failed { what, source: io::ErrorKind::TimedOut.into() });
             }
-            self.control.pages.wait_while(READY, ready, Duration::from_millis(5));
+            self.control.pages.wait_while(offset, here, Duration::from_millis(5));
         }
-        loose::finish(self.picture, &self.files.loose)?;
-        events::settle(self.picture, self.files)?;
-        self.control.pages.store_and_wake(GO, 1);
-        Ok(())
+    }
+
+    /// Waits until children of init are what they shall be; each is about to.
+    fn see_own(&self, how: WaitIdOptions, which: impl Fn(&Process) -> bool) {
+        for child in self.children(1).filter(|child| which(child)) {
+            if let Some(pid) = Pid::from_raw(child.pid.cast_signed()) {
+                let _ = rustix::process::waitid(WaitId::Pid(pid), how);
+            }
+        }
+    }
+
+    fn children(&self, parent: u32) -> impl Iterator<Item = &Process> {
+        self.picture.processes.iter().filter(move |child| child.parent == parent)
     }
 }
 
@@ -212,6 +257,10 @@ const GROUPED: u64 = 4;
 const READY: u64 = 8;
 const GO: u64 = 12;
 const LEFT: u64 = 16;
+const SETTLED: u64 = 20;
+/// Who has seen that its children which are zombies have ended.
+const ENDED: u64 = 24;
+const STOP: u64 = 28;
 /// The stub's three words when a call fails.
 const FAILED_CALL: u64 = 64;
 /// Length of a message, then the message.

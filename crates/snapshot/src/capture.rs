@@ -10,6 +10,7 @@ mod named;
 mod process;
 mod sharing;
 mod signals;
+mod terminals;
 mod thread;
 mod timers;
 mod watches;
@@ -17,6 +18,7 @@ mod watches;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use forkyard_sys::terminal;
 use rustix::process::Pid;
 
 use crate::error::Result;
@@ -27,10 +29,12 @@ use crate::proc::{Mapping, Stat, Status};
 use crate::seize::{Stopped, Tree};
 use crate::stage::Stage;
 use crate::times::Times;
+use terminals::Terminals;
 
 pub(crate) use descriptors::Descriptions;
 pub(crate) use loose::LooseFiles;
 use sharing::Sharing;
+pub use terminals::Looker;
 
 /// What of a sandbox leads out of it: pipes and files, by device and inode, with a number of the
 /// asker's.
@@ -53,6 +57,10 @@ pub struct Subject {
     pub path: PathBuf,
     /// Directories that hold all that the sandbox wrote, and below which path it sees each.
     pub written: Vec<(PathBuf, String)>,
+    /// Terminals whose masters are kept outside of it: their numbers, with one of the asker's.
+    pub terminals: BTreeMap<u32, u64>,
+    /// Device of its `/dev/pts`.
+    pub terminal_device: u64,
 }
 
 /// A picture with the memory that belongs to it.
@@ -69,7 +77,11 @@ pub struct Taken {
 /// Stops all processes of a sandbox, takes their picture, and lets them go on.
 ///
 /// `meanwhile` is called when all are stopped: for what must be of the same moment.
-pub fn take<T>(subject: &Subject, meanwhile: impl FnOnce() -> Result<T>) -> Result<(Taken, T)> {
+pub fn take<T>(
+    subject: &Subject,
+    looker: &mut dyn Looker,
+    meanwhile: impl FnOnce() -> Result<T>,
+) -> Result<(Taken, T)> {
     let mut times = Times::default();
     let tail = Tail::find()?;
     let memory_device = named::memory_device()?;
@@ -85,6 +97,7 @@ pub fn take<T>(subject: &Subject, meanwhile: impl FnOnce() -> Result<T>) -> Resu
         picture: Picture::default(),
         stage: Stage::default(),
         descriptions: Descriptions::default(),
+        terminals: Terminals::kept(subject.terminals.iter().map(|(&pts, &keeper)| (pts, keeper))),
         inner_ids: HashMap::new(),
         users: Map::read(subject.init, "uid_map")?,
         groups: Map::read(subject.init, "gid_map")?,
@@ -96,6 +109,7 @@ pub fn take<T>(subject: &Subject, meanwhile: impl FnOnce() -> Result<T>) -> Resu
     };
     let processes = tree.processes();
     capture.read_all(&processes)?;
+    capture.look_at_terminals(looker)?;
     times.mark("read");
     let with = meanwhile()?;
     times.mark("files");
@@ -116,6 +130,7 @@ struct Capture<'a> {
     picture: Picture,
     stage: Stage,
     descriptions: Descriptions,
+    terminals: Terminals,
     /// Ids inside, by those on the host.
     inner_ids: HashMap<Pid, u32>,
     users: Map,
@@ -160,6 +175,7 @@ impl Capture<'_> {
                 parent,
                 group: status.inner_id("NSpgid"),
                 session: status.inner_id("NSsid"),
+                terminal: terminal::slave_of_device(stat.field(7) as u32),
                 body,
             });
         }

@@ -27,12 +27,14 @@ mod proc;
 mod registers;
 mod seize;
 mod stage;
+mod terminal;
 mod times;
 
 pub use build::{Home, build};
-pub use capture::{Outside, Subject, Taken, take};
+pub use capture::{Looker, Outside, Subject, Taken, take};
 pub use error::Error;
 pub use files::copy_tree;
 pub use picture::Picture;
 pub use stage::Stage;
+pub use terminal::look;
 pub use times::Times;

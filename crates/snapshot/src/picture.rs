@@ -7,6 +7,7 @@ mod attributes;
 pub mod events;
 mod locks;
 mod loose;
+mod terminals;
 mod timers;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use attributes::{ProcessAttributes, ThreadAttributes};
 pub use locks::{Lock, LockKind, SignalOwner};
 pub use loose::{FileRef, Loose, LooseKind, Rest};
+pub use terminals::{Look, LookError, Side, Slave, Stop, Terminal, Unread};
 pub use timers::PosixTimer;
 
 /// Processes of a sandbox as they were at one moment.
@@ -29,6 +31,8 @@ pub struct Picture {
     pub pipes: Vec<Pipe>,
     /// Files that no path leads to, and shared memory.
     pub loose: Vec<Loose>,
+    /// Terminals.
+    pub terminals: Vec<Terminal>,
     /// What has not been read of pipes that come from outside, by their numbers.
     pub inputs: BTreeMap<u64, serde_bytes::ByteBuf>,
 }
@@ -56,8 +60,17 @@ pub struct Process {
     pub group: u32,
     /// Its session.
     pub session: u32,
+    /// The number of its controlling terminal.
+    pub terminal: Option<u32>,
     /// What is left of it, or what lives.
     pub body: Body,
+}
+
+impl Process {
+    /// Whether it is stopped for job control.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(&self.body, Body::Alive(alive) if alive.stopped.is_some())
+    }
 }
 
 /// What there is of a process.
@@ -304,6 +317,13 @@ pub enum DescriptionKind {
     Pipe(usize),
     /// What tells of events.
     Event(events::Event),
+    /// A side of a terminal: index into the picture's terminals.
+    Terminal {
+        /// Which.
+        terminal: usize,
+        /// How it was opened.
+        side: Side,
+    },
     /// What leads out of the sandbox, or to init: told apart by who asked for the picture.
     Outside(u64),
 }

@@ -40,6 +40,7 @@ pub mod schedule;
 pub mod seccomp;
 pub mod signal;
 pub mod stub;
+pub mod terminal;
 pub mod timer;
 #[cfg(feature = "tokio")]
 pub mod watch;

@@ -76,7 +76,11 @@ impl Engine {
             uppers: uppers.to_string_lossy().into_owned(),
             into: files.to_string_lossy().into_owned(),
         };
-        let (setup, report) = template.take(source, &holder).await?;
+        // What a terminal's line editor holds is taken out and put back: nobody types meanwhile.
+        let typing = live.typing.write().await;
+        let taken = template.take(source, &holder).await;
+        drop(typing);
+        let (setup, report) = taken?;
         Ok((template, setup, report))
     }
 

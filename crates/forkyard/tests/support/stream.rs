@@ -144,11 +144,11 @@ impl Stream {
         let mut all = String::new();
         while !all.contains(text) {
             assert!(Instant::now() < end, "no `{text}` in: {all}");
-            match self.next() {
-                Some((Kind::Stdout | Kind::Stderr, bytes)) => {
+            match read_frame(&mut self.socket) {
+                Ok(Some((Kind::Stdout | Kind::Stderr, bytes))) => {
                     all.push_str(&String::from_utf8_lossy(&bytes));
                 }
-                other => panic!("{other:?} came, and no `{text}` in: {all}"),
+                other => panic!("{other:?} came, and no `{text}` in: {all:?}"),
             }
         }
         all

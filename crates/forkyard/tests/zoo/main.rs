@@ -12,11 +12,13 @@ mod attributes;
 mod credentials;
 mod events;
 mod files;
+mod interactive;
 mod locks;
 mod memory;
 mod processes;
 mod shared_memory;
 mod signals;
+mod terminals;
 mod threads;
 mod timers;
 

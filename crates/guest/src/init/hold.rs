@@ -3,12 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use forkyard_sys::channel;
+use forkyard_snapshot::picture::{Look, LookError};
+use forkyard_sys::channel::{self, Message};
+use forkyard_sys::terminal;
 use rustix::event::epoll;
 
-use super::{HOLD, Init, Reply, done};
+use super::{Command, HOLD, Init, Reply, done};
 use crate::proto::{
-    CommandRecord, Failure, InitError, Records, SessionRecord, StreamRecord, encode,
+    CommandRecord, CommandState, Failure, HoldRequest, InitError, Malformed, Records,
+    SessionRecord, StreamRecord, TerminalRecord, decode, encode,
 };
 
 /// The longest line that is taken along: no session runs a longer one.
@@ -39,12 +42,49 @@ impl Init<'_> {
             && channel::send(holder, &bytes, &[root.as_fd()]).is_ok()
         {
             // Asked once all processes have stopped, and again with each try.
-            while let Ok(Some(_)) = channel::receive(holder)
-                && let Ok(bytes) = encode(&system_v())
-                && channel::send(holder, &bytes, &[]).is_ok()
+            while let Ok(Some(message)) = channel::receive(holder)
+                && let Ok(answer) = self.answer_holder(message)
+                && channel::send(holder, &answer, &[]).is_ok()
             {}
         }
         self.end_hold();
+    }
+
+    fn answer_holder(&self, message: Message) -> Result<Vec<u8>, Malformed> {
+        match decode(&message.bytes)? {
+            HoldRequest::Terminal(kept) => encode(&self.look(kept, message.fds)),
+            HoldRequest::SystemV => encode(&system_v()),
+        }
+    }
+
+    fn look(&self, kept: Option<u32>, fds: Vec<OwnedFd>) -> Result<Look, LookError> {
+        let missing = || LookError::Failed("a terminal that nobody holds".to_owned());
+        let mut fds = fds.into_iter();
+        let passed;
+        let (master, read_by_server) = if let Some(number) = kept {
+            let found = self.masters().find(|(master, _)| has_number(master, number));
+            found.map(|(master, command)| (master, command.is_some())).ok_or_else(missing)?
+        } else {
+            passed = fds.next().ok_or_else(missing)?;
+            (&passed, false)
+        };
+        forkyard_snapshot::look(master, fds.next().as_ref(), !read_by_server)
+    }
+
+    /// Terminals that this process holds the masters of, with the command whose streams they are.
+    fn masters(&self) -> impl Iterator<Item = (&OwnedFd, Option<&CommandState>)> {
+        let commands = self.commands.values().filter_map(|command: &Command| {
+            command.ends.master().map(|master| (master, Some(&command.state)))
+        });
+        commands.chain(self.strays.iter().map(|master| (master, None)))
+    }
+
+    fn terminals(&self) -> Vec<TerminalRecord> {
+        let record = |(master, state): (&OwnedFd, Option<&CommandState>)| {
+            let command = state.filter(|state| state.exit.is_none()).map(|state| state.id);
+            Some(TerminalRecord { number: terminal::number(master).ok()?, command })
+        };
+        self.masters().filter_map(record).collect()
     }
 
     fn end_hold(&mut self) {
@@ -82,6 +122,8 @@ impl Init<'_> {
             workers: self.workers.keys().copied().collect(),
             namespaces: namespaces(),
             root: identity(root),
+            terminals: self.terminals(),
+            terminal_device: rustix::fs::stat("/dev/pts").map_or(0, |stat| stat.st_dev),
         }
     }
 }
@@ -96,6 +138,10 @@ fn system_v() -> Option<(String, u64)> {
         let id = text.lines().nth(1)?.split_ascii_whitespace().nth(1)?.parse().ok()?;
         Some(((*kind).to_owned(), id))
     })
+}
+
+fn has_number(master: &OwnedFd, number: u32) -> bool {
+    terminal::number(master).is_ok_and(|own| own == number)
 }
 
 /// Of this process, and so of the sandbox. Nobody else may look, for init cannot be traced.

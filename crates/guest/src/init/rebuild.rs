@@ -13,7 +13,7 @@ use rustix::process::Pid;
 use super::{Command, Init, Session};
 use crate::proto::{CommandRecord, CommandState, Failure, SessionRecord, Start};
 use crate::session::Pipes;
-use crate::streams;
+use crate::streams::{self, ServerEnds};
 use crate::template::{Held, IN_MEMORY, number_of_command, number_of_session};
 
 impl Init<'_> {
@@ -25,19 +25,24 @@ impl Init<'_> {
         times.mark("files in memory");
         let mut lent = Lent {
             ends: BTreeMap::new(),
+            masters: BTreeMap::new(),
             wall: self.confinement.wall.as_ref(),
             filter: self.confinement.bounds.filter_bytes(),
         };
         let mut commands = Vec::new();
-        for record in &held.records.commands {
+        for record in held.records.commands.iter().filter(|record| !record.state.tty) {
             commands.push(take_up(record, held, &mut lent)?);
         }
         let session = held.records.session.as_ref();
         let session = session.map(|record| take_session(record, held, &mut lent)).transpose()?;
         forkyard_snapshot::build(&self.proof, held.picture(), held.stage(), &mut lent, &mut times)
             .map_err(|error| Failure { what: error.to_string(), errno: 5 })?;
-        drop(lent);
+        for record in held.records.commands.iter().filter(|record| record.state.tty) {
+            commands.push(take_terminal(record, held, &mut lent)?);
+        }
+        let strays = lent.masters.into_values().collect();
         held.stage().release().map_err(failed)?;
+        self.strays = strays;
         self.next_command = held.records.next_command;
         self.commands = commands.into_iter().map(|command| (command.state.id, command)).collect();
         if let Some(session) = session {
@@ -90,16 +95,34 @@ fn take_up(record: &CommandRecord, held: &Held, lent: &mut Lent<'_>) -> Result<C
     for (stream, end) in [ends.stdin, ends.stdout, ends.stderr].into_iter().enumerate() {
         lent.ends.insert(number_of_command(id, stream as u64), end);
     }
-    Ok(Command {
+    Ok(command(record, server_ends))
+}
+
+/// Takes up a command with the terminal that was made for it.
+fn take_terminal(
+    record: &CommandRecord,
+    held: &Held,
+    lent: &mut Lent<'_>,
+) -> Result<Command, Failure> {
+    let id = record.state.id;
+    let number = held.records.terminals.iter().find(|terminal| terminal.command == Some(id));
+    let master = number.and_then(|terminal| lent.masters.remove(&u64::from(terminal.number)));
+    let master =
+        master.ok_or_else(|| Failure::new(format!("the terminal of command {id}"), &invalid()))?;
+    Ok(command(record, streams::terminal_ends(master)?))
+}
+
+fn command(record: &CommandRecord, ends: ServerEnds) -> Command {
+    Command {
         // Whoever waited for the original does not wait for this one.
         state: CommandState { detach: true, ..record.state.clone() },
-        ends: server_ends,
+        ends,
         terminate_at: record
             .timeout_ms
             .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
         kill_at: None,
         timed_out: false,
-    })
+    }
 }
 
 fn take_session(
@@ -140,6 +163,8 @@ fn invalid() -> io::Error {
 /// What this sandbox lends to what is built in it.
 struct Lent<'a> {
     ends: BTreeMap<u64, OwnedFd>,
+    /// Masters of terminals that came to be, by their numbers.
+    masters: BTreeMap<u64, OwnedFd>,
     wall: Option<&'a Wall>,
     filter: Vec<u8>,
 }
@@ -148,6 +173,10 @@ impl Home for Lent<'_> {
     fn outside(&mut self, number: u64) -> io::Result<OwnedFd> {
         let end = self.ends.get(&number).ok_or_else(invalid)?;
         end.try_clone()
+    }
+
+    fn terminal(&mut self, keeper: u64, master: OwnedFd) {
+        self.masters.insert(keeper, master);
     }
 
     fn enter(&self) -> io::Result<()> {

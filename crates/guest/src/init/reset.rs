@@ -34,6 +34,7 @@ impl Init<'_> {
             self.lose_request(seq);
         }
         self.commands.clear();
+        self.strays.clear();
         self.session = None;
         // Shared memory, semaphores and queues outlive processes.
         process::unshare(&self.proof, CloneFlags::IPC)

@@ -10,6 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::locks;
 use super::loose::{self, Made};
+use super::terminals::Terminals;
 use super::{Home, events};
 use crate::error::{Context, Result};
 use crate::listing;
@@ -51,6 +52,7 @@ pub(super) fn open_all(
     picture: &Picture,
     stage: &Stage,
     home: &mut dyn Home,
+    terminals: &mut Terminals,
 ) -> Result<Files> {
     let mut pipes = Vec::with_capacity(picture.pipes.len());
     for pipe in &picture.pipes {
@@ -58,11 +60,14 @@ pub(super) fn open_all(
     }
     let loose = loose::make_all(picture, stage)?;
     let mut descriptions = Vec::with_capacity(picture.descriptions.len());
-    for description in &picture.descriptions {
+    for (index, description) in picture.descriptions.iter().enumerate() {
         let opened = if let DescriptionKind::Event(event) = &description.kind {
             events::open(proof, event, OFlags::from_bits_retain(description.flags))?
         } else {
-            let file = open_one(description, &pipes, &loose, home)?;
+            let file = match description.kind {
+                DescriptionKind::Terminal { .. } => terminals.take(index)?,
+                _ => open_one(description, &pipes, &loose, home)?,
+            };
             locks::take(&file, description)?;
             Some(file)
         };
@@ -105,7 +110,9 @@ fn open_one(
             };
             open_pipe_end(end, flags)
         }
-        DescriptionKind::Event(_) => Err(crate::error::unreadable("a picture: an event")),
+        DescriptionKind::Event(_) | DescriptionKind::Terminal { .. } => {
+            Err(crate::error::unreadable("a picture: an event or terminal"))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::fs::Mode;
 use super::events;
 use super::memory::{self, Numbers};
 use super::program::Program;
-use super::{GO, READY, Site};
+use super::{ENDED, GO, READY, STOP, Site};
 use super::{attributes, locks, thread, timers};
 use crate::error::{Context, Result};
 use crate::picture::{Alive, Body};
@@ -86,6 +86,10 @@ fn ops(
     ops.push(Op::call(libc::SYS_personality, [u64::from(alive.personality), 0, 0, 0, 0, 0]).must());
     // Children that have come to an end or a stop have been told of, and their signals with them.
     see_ended(site, pid, &mut ops);
+    let ended = site.control.address(ENDED);
+    ops.push(Op::add(ended, 1));
+    ops.push(thread::wake(ended));
+    see_stopped(site, pid, &mut ops);
     drain(program, &mut ops);
     locks::take_own(program, alive, &mut ops);
     signal_actions(program, alive, &mut ops);
@@ -118,11 +122,15 @@ fn ops(
     let (ready, go) = (site.control.address(READY), site.control.address(GO));
     ops.push(Op::add(ready, 1));
     ops.push(thread::wake(ready));
-    ops.push(match alive.stopped {
-        // Nobody is there to have it go on before all go.
-        Some(signal) => Op::call(libc::SYS_kill, [u64::from(pid), signal as u64, 0, 0, 0, 0]),
-        None => Op::wait_while(go, 0),
-    });
+    if alive.stopped.is_some() {
+        // The end of another process would have it go on where it leaves its group an orphan. By
+        // SIGSTOP, which nothing keeps from having its effect at once. Nobody is there to have it
+        // go on before all go.
+        ops.push(Op::wait_while(site.control.address(STOP), 0));
+        ops.push(Op::call(libc::SYS_kill, [u64::from(pid), libc::SIGSTOP as u64, 0, 0, 0, 0]));
+    } else {
+        ops.push(Op::wait_while(go, 0));
+    }
     ops.push(Op::call(libc::SYS_munmap, [site.control.address(0), 4096, 0, 0, 0, 0]));
     ops.push(Op::add(gate, 1 << 16));
     ops.push(thread::wake(gate));
@@ -139,18 +147,24 @@ fn signal_actions(program: &mut Program, alive: &Alive, ops: &mut Vec<Op>) {
     }
 }
 
-/// Waits for children that shall be stopped or zombies, and takes note of their stops, as their
-/// parent did.
+/// `P_PID` of waitid(2).
+const ONE_PROCESS: u64 = 1;
+
+/// Waits for children that shall be zombies.
 fn see_ended(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
-    const ONE_PROCESS: u64 = 1;
-    for child in site.picture.processes.iter().filter(|child| child.parent == pid) {
-        let how = match &child.body {
-            Body::Zombie(_) => libc::WEXITED | libc::WNOWAIT,
-            Body::Alive(alive) if alive.stopped.is_some() => libc::WSTOPPED,
-            Body::Alive(_) => continue,
-        };
-        let args = [ONE_PROCESS, u64::from(child.pid), 0, how as u64, 0, 0];
-        ops.push(Op::call(libc::SYS_waitid, args));
+    for child in site.children(pid) {
+        if let Body::Zombie(_) = child.body {
+            let how = (libc::WEXITED | libc::WNOWAIT) as u64;
+            ops.push(Op::call(libc::SYS_waitid, [ONE_PROCESS, child.pid.into(), 0, how, 0, 0]));
+        }
+    }
+}
+
+/// Waits for children that shall be stopped, and takes note of that, as their parent did.
+fn see_stopped(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
+    for child in site.children(pid).filter(|child| child.is_stopped()) {
+        let how = libc::WSTOPPED as u64;
+        ops.push(Op::call(libc::SYS_waitid, [ONE_PROCESS, child.pid.into(), 0, how, 0, 0]));
     }
 }
 

@@ -89,6 +89,7 @@ pub(super) fn plan(picture: &Picture) -> Result<Plan> {
         planner.add(index, process);
     }
     planner.add_leaders(processes);
+    planner.add_foregrounds(picture);
     for process in processes {
         planner.place(process, processes)?;
     }
@@ -168,6 +169,22 @@ impl Planner {
             }
         }
         Ok(())
+    }
+
+    /// Groups that are in the foreground of a terminal although nobody is left of them.
+    fn add_foregrounds(&mut self, picture: &Picture) {
+        for look in picture.terminals.iter().filter_map(|terminal| terminal.look.as_deref()) {
+            let (group, session) = (look.foreground, look.session);
+            let gone = |process: &Process| process.pid != group && process.group != group;
+            if group != 0
+                && !self.by_pid.contains_key(&group)
+                && self.by_pid.contains_key(&session)
+                && picture.processes.iter().all(gone)
+            {
+                let index = self.push(group, group, session, Role::Temporary);
+                self.adopt(session, index);
+            }
+        }
     }
 
     fn root(&mut self, index: usize) {
@@ -320,6 +337,7 @@ mod tests {
             parent,
             group,
             session,
+            terminal: None,
             body: Body::Zombie(0),
         };
         Picture { processes: tree.iter().map(process).collect(), ..Picture::default() }

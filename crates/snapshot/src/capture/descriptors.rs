@@ -16,8 +16,8 @@ use crate::picture::{Description, DescriptionKind, Descriptor, Lock, LockKind, P
 use crate::proc::{self, FdInfo, refuse};
 
 /// Devices that hold no state, or none of one opener's.
-const DEVICES: [&[u8]; 6] =
-    [b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom", b"/dev/tty"];
+const DEVICES: [&[u8]; 5] =
+    [b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random", b"/dev/urandom"];
 
 /// What has been seen so far.
 #[derive(Debug, Default)]
@@ -46,8 +46,12 @@ pub(super) struct Seen<'a> {
 
 impl Seen<'_> {
     pub(super) fn refuse(&self, what: &str) -> crate::Error {
-        let link = String::from_utf8_lossy(&self.link);
-        refuse(self.inner, self.name, format!("descriptor {} ({link}): {what}", self.number))
+        refuse(self.inner, self.name, format!("{}: {what}", self.place()))
+    }
+
+    /// Which descriptor it is, for messages.
+    pub(super) fn place(&self) -> String {
+        format!("descriptor {} ({})", self.number, String::from_utf8_lossy(&self.link))
     }
 }
 
@@ -126,6 +130,9 @@ impl Capture<'_> {
     fn kind(&mut self, seen: &Seen<'_>) -> Result<DescriptionKind> {
         if seen.link.starts_with(b"anon_inode:") {
             return self.event(seen).map(DescriptionKind::Event);
+        }
+        if let Some(terminal) = self.terminal(seen)? {
+            return Ok(terminal);
         }
         match FileType::from_raw_mode(seen.stat.st_mode) {
             _ if seen.info.flags & OFlags::PATH.bits() != 0 => self.named(seen),
