@@ -76,17 +76,20 @@ const INTERRUPT: &str = "\x03";
 const END: &str = "\x04";
 const SUSPEND: &str = "\x1a";
 
+/// Says each line twice, which the terminal's own echo is not taken for.
+const ECHO: &str = "sh -c 'while read line; do echo $line$line; done'";
+
 #[test]
 fn an_interactive_shell_keeps_its_jobs_in_each_fork() {
     let server = TestServer::start();
     let mut seat = Seat::shell(&server);
     seat.run("trap 'echo told' HUP TERM CONT; echo tr''apped", "trapped\r\n");
-    seat.run("cat", "cat\r\n");
-    seat.run("before", "before\r\nbefore\r\n");
-    seat.press(SUSPEND, "Stopped                 cat\r\n");
+    seat.run(ECHO, "done'\r\n");
+    seat.run("one", "oneone\r\n");
+    seat.press(SUSPEND, "Stopped");
     // Says so when it is in the foreground.
-    let watch = "watch() { while sleep 0.05; do read _ _ _ _ own _ _ front _ </proc/$BASHPID/stat; \
-                 [ $own != $front ] || echo in fr''ont; done; }; watch & echo st''arted";
+    let watch = "sh -c 'while sleep 0.05; do read _ _ _ _ own _ _ front _ </proc/$$/stat; \
+                 [ $own != $front ] || echo in front; done' & echo st''arted";
     seat.run(watch, "started\r\n");
     seat.run("(kill -STOP $BASHPID; echo on''ward) &", "&\r\n");
     let wait = "while [ $(cut -d ' ' -f 3 /proc/$!/stat) != T ]; do :; done; echo st''opped";
@@ -94,7 +97,7 @@ fn an_interactive_shell_keeps_its_jobs_in_each_fork() {
     for mut seat in seat.fork() {
         let jobs = seat.run("jobs; echo all'' jobs", "all jobs\r\n");
         for (number, state, what) in
-            [(1, "Stopped", "cat"), (2, "Running", "watch &"), (3, "Stopped", "( kill")]
+            [(1, "Stopped", "$line"), (2, "Running", "sleep"), (3, "Stopped", "( kill")]
         {
             let found = jobs.lines().any(|line| {
                 line.starts_with(&format!("[{number}]"))
@@ -103,10 +106,11 @@ fn an_interactive_shell_keeps_its_jobs_in_each_fork() {
             });
             assert!(found, "[{number}] {state} {what} is not among: {jobs}");
         }
-        seat.run("fg 1", "cat\r\n");
-        seat.run("after", "after\r\nafter\r\n");
-        seat.press(SUSPEND, "Stopped                 cat\r\n");
-        seat.run("fg %cat", "cat\r\n");
+        seat.run("fg 1", "done'\r\n");
+        seat.run("two", "twotwo\r\n");
+        seat.press(SUSPEND, "Stopped");
+        seat.run("fg 1", "done'\r\n");
+        seat.run("three", "threethree\r\n");
         seat.press(END, "> ");
         seat.run("bg 3", "onward\r\n");
         seat.run("fg 2", "in front\r\n");
@@ -167,8 +171,7 @@ fn a_half_typed_prompt_of_python_is_finished_in_each_fork() {
     seat.run("", ">>> ");
     seat.press("next(", "next(");
     for (n, mut seat) in seat.fork().into_iter().enumerate() {
-        seat.run(&format!("{n}) + 1000"), &format!("{}\r\n", 1041 + n));
-        seat.keyboard.until(">>> ");
+        seat.run(&format!("{n}) + 1000"), &format!("{}\r\n>>> ", 1041 + n));
         seat.run("raise KeyboardInterrupt('by ' + 'hand')", "by hand\r\n>>> ");
         seat.run("import time; print('sleep' + 'ing'); time.sleep(1000)", "sleeping\r\n");
         seat.press(INTERRUPT, "KeyboardInterrupt\r\n>>> ");
@@ -226,7 +229,7 @@ fn a_terminal_within_a_terminal_goes_on_in_each_fork() {
     let shell = "bash --norc --noprofile -i";
     let mut seat = Seat::take(&server, "dumb", &["script", "-qc", shell, "/tmp/typescript"]);
     seat.run("PS1='> '; echo a prompt'' is there", "a prompt is there");
-    seat.run("sh -c 'while read l; do echo $l$l; done'", "done'\r\n");
+    seat.run(ECHO, "done'\r\n");
     seat.run("x", "xx\r\n");
     seat.press(SUSPEND, "Stopped");
     seat.press("echo ha", "echo ha");
