@@ -152,7 +152,8 @@ pub enum TakeError {
     Failed(String),
 }
 
-/// What an init tells of its sandbox when it holds still for a picture. With it: its root.
+/// What an init tells of its sandbox when it holds still for a picture. With it: its root, and
+/// a descriptor that tells of its sockets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Records {
     /// How it was set up.
@@ -199,7 +200,7 @@ pub struct TerminalRecord {
 }
 
 /// What a template asks of an init that holds still, once all else is stopped.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum HoldRequest {
     /// Look at the terminal of this number that init holds the master of, or at the one whose
     /// master comes along; then a slave, where any is open. Answered by a result of
@@ -207,6 +208,8 @@ pub enum HoldRequest {
     Terminal(Option<u32>),
     /// Tell the kind and id of an object of System V IPC, if there is any.
     SystemV,
+    /// Look into the sockets that come along; answered by a [`forkyard_snapshot::Answer`].
+    Sockets(forkyard_snapshot::Request),
 }
 
 /// The session's shell, for a picture.

@@ -8,10 +8,13 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use forkyard_snapshot::picture::{Look, LookError};
-use forkyard_snapshot::{Error, Looker, Outside, Picture, Stage, Subject, Taken, copy_tree};
+use forkyard_snapshot::{
+    Answer, Error, Looker, Outside, Picture, Request, Stage, Subject, Taken, copy_tree,
+};
 use forkyard_sys::channel;
 use rustix::process::Pid;
 use serde::de::DeserializeOwned;
@@ -54,7 +57,8 @@ impl Held {
         let message = message.ok_or_else(|| TakeError::Failed("init is gone".to_owned()))?;
         let records: Records = decode(&message.bytes)
             .map_err(|error| TakeError::Failed(format!("what init tells: {error}")))?;
-        let root = message.fds.into_iter().next();
+        let mut fds = message.fds.into_iter();
+        let root = fds.next();
         let root = root.ok_or_else(|| TakeError::Failed("init gave no root".to_owned()))?;
         let subject = Subject {
             init,
@@ -70,6 +74,7 @@ impl Held {
                 .map(|terminal| (terminal.number, u64::from(terminal.number)))
                 .collect(),
             terminal_device: records.terminal_device,
+            diag: fds.next().map(Arc::new),
         };
         let mut tries = 0;
         let (taken, ()) = loop {
@@ -113,7 +118,7 @@ impl Held {
 fn check_system_v(holder: &OwnedFd) -> Result<(), Error> {
     let failed = |source| Error::Failed { what: "asking init for its ipc".to_owned(), source };
     let found: Option<(String, u64)> =
-        ask_init(holder, HoldRequest::SystemV, &[]).map_err(failed)?;
+        ask_init(holder, &HoldRequest::SystemV, &[]).map_err(failed)?;
     let Some((kind, id)) = found else { return Ok(()) };
     let what = format!("System V {kind} (id {id})");
     Err(Error::Refused { pid: 1, name: "init".to_owned(), what })
@@ -132,7 +137,7 @@ fn written(what: &Take, records: &Records, root: &OwnedFd) -> Vec<(PathBuf, Stri
     overlays.chain(in_memory).collect()
 }
 
-/// The sandbox's init, which holds still and looks at terminals.
+/// The sandbox's init, which holds still and looks at terminals and into sockets.
 struct Init<'a> {
     holder: &'a OwnedFd,
 }
@@ -144,18 +149,22 @@ impl Looker for Init<'_> {
         ends: &[BorrowedFd<'_>],
     ) -> io::Result<Result<Look, LookError>> {
         let request = HoldRequest::Terminal(keeper.map(|number| number as u32));
-        ask_init(self.holder, request, ends)
+        ask_init(self.holder, &request, ends)
+    }
+
+    fn look_into(&mut self, request: Request, fds: &[BorrowedFd<'_>]) -> io::Result<Answer> {
+        ask_init(self.holder, &HoldRequest::Sockets(request), fds)
     }
 }
 
 /// Asks the init that holds still, which always answers.
 fn ask_init<T: DeserializeOwned>(
     holder: &OwnedFd,
-    request: HoldRequest,
+    request: &HoldRequest,
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<T> {
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
-    channel::send(holder, &encode(&request).map_err(invalid)?, fds)?;
+    channel::send(holder, &encode(request).map_err(invalid)?, fds)?;
     let answer = channel::receive(holder)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     decode(&answer.bytes).map_err(invalid)
 }

@@ -8,6 +8,7 @@ mod locks;
 mod loose;
 mod memory;
 mod program;
+mod sockets;
 mod task;
 mod terminals;
 mod thread;
@@ -200,6 +201,7 @@ impl Site<'_> {
         self.await_all(READY, wanted)?;
         self.see_own(WaitIdOptions::STOPPED, Process::is_stopped);
         loose::finish(self.picture, &self.files.loose)?;
+        sockets::settle(self.picture, self.files, self.files.leaving.take())?;
         events::settle(self.picture, self.files)?;
         self.control.pages.store_and_wake(GO, 1);
         Ok(())

@@ -7,16 +7,22 @@ mod locks;
 mod loose;
 mod memory;
 mod named;
+mod peers;
 mod process;
 mod sharing;
 mod signals;
+mod sockets;
 mod terminals;
 mod thread;
 mod timers;
+mod unix_diag;
+mod waiting;
 mod watches;
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use forkyard_sys::terminal;
 use rustix::process::Pid;
@@ -24,6 +30,7 @@ use rustix::process::Pid;
 use crate::error::Result;
 use crate::ids::Map;
 use crate::inject::Tail;
+use crate::inside::Looker;
 use crate::picture::{Body, Picture, Process};
 use crate::proc::{Mapping, Stat, Status};
 use crate::seize::{Stopped, Tree};
@@ -34,7 +41,6 @@ use terminals::Terminals;
 pub(crate) use descriptors::Descriptions;
 pub(crate) use loose::LooseFiles;
 use sharing::Sharing;
-pub use terminals::Looker;
 
 /// What of a sandbox leads out of it: pipes and files, by device and inode, with a number of the
 /// asker's.
@@ -61,6 +67,8 @@ pub struct Subject {
     pub terminals: BTreeMap<u32, u64>,
     /// Device of its `/dev/pts`.
     pub terminal_device: u64,
+    /// A socket that lists those of its network namespace, see [`forkyard_sys::sockets::diag`].
+    pub diag: Option<Arc<OwnedFd>>,
 }
 
 /// A picture with the memory that belongs to it.
@@ -76,7 +84,8 @@ pub struct Taken {
 
 /// Stops all processes of a sandbox, takes their picture, and lets them go on.
 ///
-/// `meanwhile` is called when all are stopped: for what must be of the same moment.
+/// `looker` asks its init what only that one may look at. `meanwhile` is called when all are
+/// stopped: for what must be of the same moment.
 pub fn take<T>(
     subject: &Subject,
     looker: &mut dyn Looker,
@@ -110,6 +119,8 @@ pub fn take<T>(
     let processes = tree.processes();
     capture.read_all(&processes)?;
     capture.look_at_terminals(looker)?;
+    capture.look_into_sockets(looker)?;
+    capture.resolve_sockets()?;
     times.mark("read");
     let with = meanwhile()?;
     times.mark("files");

@@ -7,6 +7,7 @@ mod attributes;
 pub mod events;
 mod locks;
 mod loose;
+pub mod sockets;
 mod terminals;
 mod timers;
 
@@ -317,6 +318,8 @@ pub enum DescriptionKind {
     Pipe(usize),
     /// What tells of events.
     Event(events::Event),
+    /// A Unix socket.
+    UnixSocket(sockets::Socket),
     /// A side of a terminal: index into the picture's terminals.
     Terminal {
         /// Which.

@@ -39,6 +39,7 @@ pub mod remote;
 pub mod schedule;
 pub mod seccomp;
 pub mod signal;
+pub mod sockets;
 pub mod stub;
 pub mod terminal;
 pub mod timer;

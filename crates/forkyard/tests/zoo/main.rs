@@ -21,6 +21,7 @@ mod signals;
 mod terminals;
 mod threads;
 mod timers;
+mod unix_sockets;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use forkyard_snapshot::picture::{Look, LookError};
 use forkyard_sys::channel::{self, Message};
+use forkyard_sys::sockets::diag;
 use forkyard_sys::terminal;
 use rustix::event::epoll;
 
@@ -39,7 +40,12 @@ impl Init<'_> {
             && let Ok(Some(_)) = channel::receive(holder)
             && let Ok(root) = forkyard_sys::mount::open_dir("/")
             && let Ok(bytes) = encode(&self.records(&root))
-            && channel::send(holder, &bytes, &[root.as_fd()]).is_ok()
+            // One who has left this network namespace cannot make it there and come back. Not every
+            // kernel can tell.
+            && let diag = diag::open().ok()
+            && let fds = [Some(&root), diag.as_ref()]
+            && let fds = fds.into_iter().flatten().map(AsFd::as_fd).collect::<Vec<_>>()
+            && channel::send(holder, &bytes, &fds).is_ok()
         {
             // Asked once all processes have stopped, and again with each try.
             while let Ok(Some(message)) = channel::receive(holder)
@@ -54,6 +60,9 @@ impl Init<'_> {
         match decode(&message.bytes)? {
             HoldRequest::Terminal(kept) => encode(&self.look(kept, message.fds)),
             HoldRequest::SystemV => encode(&system_v()),
+            HoldRequest::Sockets(request) => {
+                encode(&forkyard_snapshot::answer(&request, &message.fds))
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Open files, made by init for all processes.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::locks;
 use super::loose::{self, Made};
 use super::terminals::Terminals;
-use super::{Home, events};
+use super::{Home, events, sockets};
 use crate::error::{Context, Result};
 use crate::listing;
 use crate::picture::{AreaKind, Body, Description, DescriptionKind, FileRef, Picture, Pipe};
@@ -32,6 +33,8 @@ const KEPT: OFlags = OFlags::APPEND
 pub(super) struct Files {
     /// As the picture's descriptions; without those that each process opens for itself.
     descriptions: Vec<Option<OwnedFd>>,
+    /// Peers of sockets that will be gone.
+    pub(super) leaving: RefCell<Vec<sockets::Leaving>>,
     /// What processes add to their epoll descriptors.
     pub(super) own: events::Own,
     /// Files that are mapped or run, and whether they are written.
@@ -59,22 +62,33 @@ pub(super) fn open_all(
         pipes.push(make_pipe(pipe)?);
     }
     let loose = loose::make_all(picture, stage)?;
+    let mut made = sockets::make_all(picture)?;
     let mut descriptions = Vec::with_capacity(picture.descriptions.len());
     for (index, description) in picture.descriptions.iter().enumerate() {
-        let opened = if let DescriptionKind::Event(event) = &description.kind {
-            events::open(proof, event, OFlags::from_bits_retain(description.flags))?
-        } else {
-            let file = match description.kind {
-                DescriptionKind::Terminal { .. } => terminals.take(index)?,
-                _ => open_one(description, &pipes, &loose, home)?,
-            };
-            locks::take(&file, description)?;
-            Some(file)
+        let opened = match &description.kind {
+            DescriptionKind::Event(event) => {
+                events::open(proof, event, OFlags::from_bits_retain(description.flags))?
+            }
+            DescriptionKind::UnixSocket(_) => made.all.remove(&index),
+            kind => {
+                let file = match kind {
+                    DescriptionKind::Terminal { .. } => terminals.take(index)?,
+                    _ => open_one(description, &pipes, &loose, home)?,
+                };
+                locks::take(&file, description)?;
+                Some(file)
+            }
         };
         descriptions.push(opened);
     }
     let mapped = open_mapped(picture, &loose)?;
-    Ok(Files { descriptions, own: events::own(picture), mapped, loose })
+    Ok(Files {
+        descriptions,
+        own: events::own(picture),
+        mapped,
+        loose,
+        leaving: RefCell::new(made.leaving),
+    })
 }
 
 fn open_one(
@@ -110,8 +124,10 @@ fn open_one(
             };
             open_pipe_end(end, flags)
         }
-        DescriptionKind::Event(_) | DescriptionKind::Terminal { .. } => {
-            Err(crate::error::unreadable("a picture: an event or terminal"))
+        DescriptionKind::Event(_)
+        | DescriptionKind::Terminal { .. }
+        | DescriptionKind::UnixSocket(_) => {
+            Err(crate::error::unreadable("a picture: what is made elsewhere"))
         }
     }
 }

@@ -4,13 +4,15 @@ use std::cmp::Ordering;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use forkyard_sys::remote::{self, Kind};
+use forkyard_sys::sockets;
 use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::Capture;
-use super::events::Waiting;
 use super::loose::DELETED;
+use super::sockets::Found;
+use super::waiting::Waiting;
 use crate::error::{Context, Result};
 use crate::picture::{Description, DescriptionKind, Descriptor, Lock, LockKind, Pipe};
 use crate::proc::{self, FdInfo, refuse};
@@ -28,6 +30,8 @@ pub(crate) struct Descriptions {
     pub(super) known: Vec<(Pid, u32, usize)>,
     /// Epoll descriptors whose entries are not resolved.
     pub(super) waiting: Vec<Waiting>,
+    /// Unix sockets whose peers are not resolved.
+    pub(super) sockets: Vec<Found>,
     /// Inodes of the pipes.
     inodes: Vec<(u64, u64)>,
 }
@@ -142,7 +146,12 @@ impl Capture<'_> {
                 Ok(DescriptionKind::Path(seen.link.clone()))
             }
             FileType::CharacterDevice | FileType::BlockDevice => Err(seen.refuse("a device")),
-            FileType::Socket => Err(seen.refuse("a socket")),
+            FileType::Socket => {
+                match sockets::number(&seen.copy, libc::SOL_SOCKET, libc::SO_DOMAIN) {
+                    Ok(libc::AF_UNIX) => self.unix_socket(seen).map(DescriptionKind::UnixSocket),
+                    _ => Err(seen.refuse("a socket")),
+                }
+            }
             _ => Err(seen.refuse("a kernel object that cannot be copied")),
         }
     }

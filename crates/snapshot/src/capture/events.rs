@@ -9,8 +9,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime, timerfd_gettime};
 
 use super::Capture;
 use super::descriptors::Seen;
+use super::waiting::Waiting;
 use super::watches::watches;
-use crate::error::{Context, Error, Result, unreadable};
+use crate::error::{Context, Result, unreadable};
 use crate::picture::events::{Entry, Event, Timer};
 use crate::picture::{Body, DescriptionKind};
 use crate::proc::{self, FdInfo};
@@ -20,17 +21,6 @@ const ABSOLUTE: u32 = 1;
 
 /// Most entries of one epoll descriptor.
 const ENTRIES_MAX: usize = 65_536;
-
-/// An epoll descriptor whose entries are looked for when all descriptions are known.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pid: Pid,
-    number: u32,
-    inner: u32,
-    name: Vec<u8>,
-    /// Index of its description.
-    index: usize,
-}
 
 impl Capture<'_> {
     /// What is behind a descriptor whose link begins with `anon_inode:`.
@@ -48,13 +38,8 @@ impl Capture<'_> {
             b"[pidfd]" => Event::Process(self.process_of(seen)?),
             b"inotify" => Event::Watches(watches(self, seen)?),
             b"[eventpoll]" => {
-                self.descriptions.waiting.push(Waiting {
-                    pid: seen.pid,
-                    number: seen.number,
-                    inner: seen.inner,
-                    name: seen.name.to_vec(),
-                    index: self.descriptions.all.len(),
-                });
+                let index = self.descriptions.all.len();
+                self.descriptions.waiting.push(Waiting::of(seen, index));
                 Event::Poll(entries(info).ok_or_else(bad)?)
             }
             _ => return Err(seen.refuse("a kernel object that cannot be copied")),
@@ -133,12 +118,9 @@ impl Capture<'_> {
                 Ordering::Greater => high = low.midpoint(high),
             }
         }
-        let what = format!(
-            "descriptor {} (anon_inode:[eventpoll]): it waits for what was descriptor {}, which \
-             no process has open",
-            poll.number, slot.target
-        );
-        Err(proc::refuse(poll.inner, &poll.name, what))
+        let what =
+            format!("it waits for what was descriptor {}, which no process has open", slot.target);
+        Err(poll.refuse(&what))
     }
 }
 
@@ -209,14 +191,6 @@ fn parse_timer(info: &FdInfo) -> Option<Timer> {
         value: pair("it_value")?,
         interval: pair("it_interval")?,
     })
-}
-
-/// Something that a program is about to take: to wait is better than to refuse.
-pub(super) fn not_yet(seen: &Seen<'_>, what: &str) -> Error {
-    let name = String::from_utf8_lossy(seen.name);
-    let link = String::from_utf8_lossy(&seen.link);
-    let (inner, number) = (seen.inner, seen.number);
-    Error::Unsteady(format!("process {inner} ({name}), descriptor {number} ({link}): {what}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Terminals: seen by their descriptors, looked at by the sandbox's init.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use forkyard_sys::terminal;
 use rustix::fs::{FileType, OFlags, major, minor};
@@ -8,6 +8,7 @@ use rustix::fs::{FileType, OFlags, major, minor};
 use super::Capture;
 use super::descriptors::Seen;
 use crate::error::{Context, Error, Result};
+use crate::inside::Looker;
 use crate::picture::{DescriptionKind, Look, LookError, Side, Terminal};
 use crate::proc::refuse;
 
@@ -18,21 +19,6 @@ const MASTER: u32 = 2;
 
 /// `O_ASYNC`, which rustix does not name.
 const SIGNALS: u32 = 0o20000;
-
-/// Who can look at terminals: the sandbox's init, which nobody but the sandbox's end ends, so that
-/// what it takes out it puts back.
-pub trait Looker {
-    /// Has it look, see [`crate::look`]: at the terminal whose master it keeps by this number, or
-    /// else at the one whose master is first among the descriptors; then there may be a slave.
-    ///
-    /// # Errors
-    /// The outer error when it cannot be asked.
-    fn look(
-        &mut self,
-        keeper: Option<u64>,
-        ends: &[BorrowedFd<'_>],
-    ) -> std::io::Result<std::result::Result<Look, LookError>>;
-}
 
 /// Terminals seen so far, by their place in the picture.
 #[derive(Debug, Default)]

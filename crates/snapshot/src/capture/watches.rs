@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, st
 
 use super::Capture;
 use super::descriptors::Seen;
-use super::events::not_yet;
+use super::waiting::Waiting;
 use crate::error::{Context, Result, unreadable};
 use crate::picture::events::Watch;
 use crate::picture::{Body, DescriptionKind, FileRef};
@@ -33,7 +33,7 @@ pub(super) fn watches(capture: &Capture<'_>, seen: &Seen<'_>) -> Result<Vec<Watc
     let waiting = rustix::io::ioctl_fionread(&seen.copy).context(|| "FIONREAD".to_owned())?;
     if waiting != 0 {
         // They can be neither looked at nor made again.
-        return Err(not_yet(seen, "events of inotify wait to be read"));
+        return Err(Waiting::of(seen, 0).not_yet("events of inotify wait to be read"));
     }
     let wanted = wanted(&seen.info.text).ok_or_else(|| unreadable("/proc/PID/fdinfo"))?;
     if wanted.is_empty() {

@@ -3,6 +3,7 @@
 #include "zoo.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 static void add(int poll, int fd, uint32_t events, uint64_t data) {
@@ -32,12 +33,14 @@ int main(void) {
     MUST(next(edge, 0) == 9 && next(edge, 0) == 0);
     add(outer, level, EPOLLIN, 10);
     /* Told already, one whose other end hangs up after the fork, and one not told yet. */
-    int pair[2], ready = eventfd(0, EFD_NONBLOCK);
-    MUST(pipe(pair) == 0);
+    int pair[2], talk[2], ready = eventfd(0, EFD_NONBLOCK);
+    MUST(pipe(pair) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, talk) == 0);
     add(once, full, EPOLLIN | EPOLLONESHOT, 11);
     MUST(next(once, 0) == 11 && next(once, 0) == 0);
     add(once, pair[1], EPOLLOUT | EPOLLONESHOT, 12);
     MUST(next(once, 0) == 12 && next(once, 0) == 0);
+    add(once, talk[0], EPOLLOUT | EPOLLONESHOT, 19);
+    MUST(next(once, 0) == 19 && next(once, 0) == 0);
     add(once, ready, EPOLLIN | EPOLLONESHOT, 13);
     /* Two that were added by the same number, of which one has none of that number any more. */
     int first = dup2(eventfd(0, EFD_NONBLOCK), 300), kept = dup(first);
@@ -63,7 +66,7 @@ int main(void) {
     MUST(next(edge, 0) == 0 && write(later, &one, 8) == 8);
     MUST(next(edge, 0) == 8 && next(edge, 0) == 0);
     MUST(write(full, &one, 8) == 8 && next(edge, 0) == 9);
-    close(pair[0]);
+    close(pair[0]), close(talk[1]);
     MUST(next(once, 0) == 0);
     MUST(write(ready, &one, 8) == 8 && next(once, 0) == 13 && next(once, 0) == 0);
     event = (struct epoll_event){EPOLLIN | EPOLLONESHOT, {.u64 = 18}};
