@@ -27,7 +27,7 @@ use std::sync::Arc;
 use forkyard_sys::terminal;
 use rustix::process::Pid;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::Map;
 use crate::inject::Tail;
 use crate::inside::Looker;
@@ -117,10 +117,12 @@ pub fn take<T>(
         tells_guards,
     };
     let processes = tree.processes();
-    capture.read_all(&processes)?;
-    capture.look_at_terminals(looker)?;
-    capture.look_into_sockets(looker)?;
-    capture.resolve_sockets()?;
+    match capture.read_all(&processes, looker) {
+        Err(Error::Failed { what, source }) if tree.has_lost_any() => {
+            return Err(Error::Unsteady(format!("a process ended meanwhile: {what}: {source}")));
+        }
+        read => read?,
+    }
     times.mark("read");
     let with = meanwhile()?;
     times.mark("files");
@@ -128,7 +130,7 @@ pub fn take<T>(
     picture.descriptions = descriptions.all;
     picture.pipes = descriptions.pipes;
     picture.loose = loose.all;
-    drop(tree);
+    tree.let_go();
     times.stopped();
     Ok((Taken { picture, stage, times }, with))
 }
@@ -157,7 +159,7 @@ struct Capture<'a> {
 }
 
 impl Capture<'_> {
-    fn read_all(&mut self, processes: &[Stopped]) -> Result<()> {
+    fn read_all(&mut self, processes: &[Stopped], looker: &mut dyn Looker) -> Result<()> {
         self.inner_ids.insert(self.subject.init, 1);
         let mut read = Vec::new();
         for stopped in processes {
@@ -192,6 +194,9 @@ impl Capture<'_> {
         }
         self.check_queues()?;
         self.finish_loose()?;
-        self.resolve_entries()
+        self.resolve_entries()?;
+        self.look_at_terminals(looker)?;
+        self.look_into_sockets(looker)?;
+        self.resolve_sockets()
     }
 }

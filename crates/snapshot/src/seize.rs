@@ -12,20 +12,21 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 
 use crate::error::{Context, Error, Result};
+use crate::interrupted::hide_stop;
 use crate::proc::{self, Stat, refuse};
 
 /// How long threads may take to stop. Only one that waits for a disk, or for a child that it made
-/// with vfork(2), takes more than microseconds.
-const STOP: Duration = Duration::from_millis(100);
+/// with vfork(2), takes more than microseconds, or one that gets no processor on a busy machine.
+const STOP: Duration = Duration::from_millis(300);
 
 /// After this long it is asked why a thread does not stop.
 const LATE: Duration = Duration::from_millis(1);
 
 /// How long a child of vfork(2) may take to its program while all else is stopped.
-const START: Duration = Duration::from_millis(30);
+const START: Duration = Duration::from_millis(50);
 
 /// How long it may take until all processes that come up are found.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// A stopped thread.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,8 @@ pub(crate) struct Tree {
     events: OwnedFd,
     /// Signals that were on their way to a thread when it was stopped.
     owed: RefCell<HashMap<Pid, i32>>,
+    /// All threads are what they shall be when they go on.
+    settled: bool,
     /// While threads are still being seized.
     reaper: Option<Reaper>,
 }
@@ -72,6 +75,7 @@ impl Tree {
             zombies: Vec::new(),
             events,
             owed: RefCell::default(),
+            settled: false,
             reaper: Some(ptrace::reap_meanwhile().context(|| "setitimer".to_owned())?),
         };
         let end = Instant::now() + SETTLE;
@@ -89,6 +93,17 @@ impl Tree {
         }
         tree.reaper = None;
         Ok(tree)
+    }
+
+    /// Lets all go on, where what the stop did to each was undone.
+    pub(crate) fn let_go(mut self) {
+        self.settled = true;
+    }
+
+    /// Whether a thread is gone: SIGKILL, or another thread that ends or executes its process, does
+    /// not wait for one that is stopped.
+    pub(crate) fn has_lost_any(&self) -> bool {
+        self.threads.keys().any(|tid| is_gone(*tid))
     }
 
     /// Notes a signal that a stopped thread gets when it is let go.
@@ -230,9 +245,7 @@ impl Tree {
 
     /// Takes threads off the list that ended unnoticed.
     fn forget_gone(&mut self) {
-        self.threads.retain(|tid, thread| {
-            thread.stopped || Stat::read(*tid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
-        });
+        self.threads.retain(|tid, thread| thread.stopped || !is_gone(*tid));
     }
 
     /// A parent in vfork(2) does not stop before its child has a program of its own: has such
@@ -322,6 +335,9 @@ impl Drop for Tree {
         for (tid, thread) in &self.threads {
             // One that has not stopped cannot be let go yet.
             if thread.stopped {
+                if !self.settled {
+                    keep_from_telling(*tid);
+                }
                 let _ = ptrace::detach(*tid, owed.get(tid).copied().unwrap_or_default());
             }
         }
@@ -340,6 +356,7 @@ impl Drop for Tree {
                         break;
                     }
                     Ok(Some(_)) => {
+                        keep_from_telling(tid);
                         let _ = ptrace::detach(tid, 0);
                         break;
                     }
@@ -348,6 +365,20 @@ impl Drop for Tree {
                 }
             }
         }
+    }
+}
+
+fn is_gone(tid: Pid) -> bool {
+    !Stat::read(tid).is_ok_and(|stat| !matches!(stat.state, b'Z' | b'X'))
+}
+
+/// Has a thread that was asked nothing go on as if it had not been stopped.
+fn keep_from_telling(tid: Pid) {
+    let Ok(mut registers) = ptrace::registers(tid) else { return };
+    let result = registers.rax;
+    hide_stop(&mut registers);
+    if registers.rax != result {
+        let _ = ptrace::set_registers(tid, &registers);
     }
 }
 

@@ -9,6 +9,7 @@
 mod support;
 
 mod attributes;
+mod churn;
 mod credentials;
 mod events;
 mod files;
