@@ -81,7 +81,7 @@ pub(crate) fn main(
     }
     let Ok(Some(message)) = channel::receive(&cord) else { return 1 };
     let Ok(growth) = decode::<Growth>(&message.bytes) else { return 1 };
-    let kernel_files = joined.and_then(|()| grow(&growth));
+    let kernel_files = joined.and_then(|()| grow(&growth, held.is_some()));
     let Ok(Some(message)) = channel::receive(&cord) else { return 1 };
     drop(cord);
     let mut fds = message.fds.into_iter();
@@ -163,7 +163,7 @@ struct Parts {
 }
 
 /// Takes on root's ids, and does all that is the same for every sandbox.
-fn grow(growth: &Growth) -> Result<KernelFiles, Failure> {
+fn grow(growth: &Growth, keep_settings: bool) -> Result<KernelFiles, Failure> {
     let failed = |what: &'static str| move |e: io::Error| Failure::new(what, &e);
     process::become_user(Uid::ROOT, Gid::ROOT, &[], !growth.single_id)
         .map_err(failed("taking on root's ids"))?;
@@ -174,7 +174,7 @@ fn grow(growth: &Growth) -> Result<KernelFiles, Failure> {
     if growth.own_network {
         net::loopback_up().map_err(failed("setting lo up"))?;
     }
-    KernelFiles::mount(growth.own_network)
+    KernelFiles::mount(growth.own_network, keep_settings)
 }
 
 /// Builds the root and moves into it, and gives up what can be given up.

@@ -54,11 +54,13 @@ pub(crate) struct KernelFiles {
     proc: OwnedFd,
     /// Absent in the host's network: sysfs belongs to the network namespace.
     sys: Option<OwnedFd>,
+    /// `/proc/sys/kernel` as it can be written, for who makes System V objects with their ids.
+    settings: Option<OwnedFd>,
 }
 
 impl KernelFiles {
     /// Mounts them over those of the host, in this mount namespace.
-    pub(crate) fn mount(own_network: bool) -> Result<Self, Failure> {
+    pub(crate) fn mount(own_network: bool, keep_settings: bool) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::new("mounting /proc", &e);
         let proc = new_mount("proc", &[], NOSUID | NODEV | NOEXEC).map_err(failed)?;
         let sys = own_network
@@ -68,12 +70,19 @@ impl KernelFiles {
         attach_mount(&proc, CWD, "/proc").map_err(failed)?;
         // As long as they can be written.
         crate::sysctl::set(&proc, own_network);
+        let settings = keep_settings.then(|| crate::sysctl::open_dir(&proc, "sys/kernel"));
+        let settings = settings.transpose().map_err(failed)?;
         mask(&proc, &PROC)?;
         if let Some(sys) = &sys {
             attach_mount(sys, CWD, "/sys").map_err(|e| Failure::new("mounting /sys", &e))?;
             mask(sys, &SYS)?;
         }
-        Ok(Self { proc, sys })
+        Ok(Self { proc, sys, settings })
+    }
+
+    /// Gives away what [`KernelFiles::mount`] kept.
+    pub(crate) fn take_settings(&mut self) -> Option<OwnedFd> {
+        self.settings.take()
     }
 
     /// Shows the sandbox its own part of the unified cgroup hierarchy.

@@ -206,8 +206,6 @@ pub enum HoldRequest {
     /// master comes along; then a slave, where any is open. Answered by a result of
     /// [`forkyard_snapshot::picture::Look`].
     Terminal(Option<u32>),
-    /// Tell the kind and id of an object of System V IPC, if there is any.
-    SystemV,
     /// Look into the sockets that come along; answered by a [`forkyard_snapshot::Answer`].
     Sockets(forkyard_snapshot::Request),
 }

@@ -35,6 +35,11 @@ impl Builder {
         Self { kernel_files, mounts }
     }
 
+    /// Gives away what [`KernelFiles::mount`] kept.
+    pub(crate) fn take_settings(&mut self) -> Option<OwnedFd> {
+        self.kernel_files.take_settings()
+    }
+
     /// Makes the files that carry the sandbox's name.
     pub(crate) fn make_identity(&self, setup: &Setup) -> Result<(), Failure> {
         write_identity(setup, source(&self.mounts, setup.state)?)

@@ -5,7 +5,7 @@
 //! reason to fail.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, openat};
@@ -41,6 +41,20 @@ fn keep_no_connections(proc: &OwnedFd) {
     for (what, value) in [("tcp_max_tw_buckets", "0"), ("tcp_no_metrics_save", "1")] {
         write(proc, &format!("sys/net/ipv4/{what}"), value);
     }
+}
+
+/// A directory of settings, which can be written as long as this is open.
+pub(crate) fn open_dir(proc: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(proc, path, flags, Mode::empty())?)
+}
+
+/// Says which id the next System V object of a kind gets, `shm`, `sem` or `msg`: in
+/// `/proc/sys/kernel`, see "Checkpoint/restore" in the kernel's documents.
+pub(crate) fn next_id(kernel: &OwnedFd, kind: &str, id: i32) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(kernel, format!("{kind}_next_id"), flags, Mode::empty())?;
+    File::from(file).write_all(id.to_string().as_bytes())
 }
 
 fn read(proc: &OwnedFd, path: &str) -> Option<String> {

@@ -58,8 +58,9 @@ impl Held {
         let records: Records = decode(&message.bytes)
             .map_err(|error| TakeError::Failed(format!("what init tells: {error}")))?;
         let mut fds = message.fds.into_iter();
-        let root = fds.next();
-        let root = root.ok_or_else(|| TakeError::Failed("init gave no root".to_owned()))?;
+        let (Some(root), Some(ipc)) = (fds.next(), fds.next()) else {
+            return Err(TakeError::Failed("init gave no root".to_owned()));
+        };
         let subject = Subject {
             init,
             leave: workers(init, &records),
@@ -73,6 +74,7 @@ impl Held {
                 .iter()
                 .map(|terminal| (terminal.number, u64::from(terminal.number)))
                 .collect(),
+            ipc: format!("/proc/self/fd/{}", ipc.as_raw_fd()).into(),
             terminal_device: records.terminal_device,
             diag: fds.next().map(Arc::new),
         };
@@ -80,10 +82,7 @@ impl Held {
         let (taken, ()) = loop {
             tries += 1;
             let mut looker = Init { holder };
-            let meanwhile = || {
-                check_system_v(holder)?;
-                copy_files(what, &records, &root)
-            };
+            let meanwhile = || copy_files(what, &records, &root);
             match forkyard_snapshot::take(&subject, &mut looker, meanwhile) {
                 Err(Error::Unsteady(_)) if tries < TRIES => {
                     // Long enough for a program to be started.
@@ -112,16 +111,6 @@ impl Held {
         copy_tree(Path::new(&self.files), &target, 0)
             .map_err(|error| Failure { what: error.to_string(), errno: 5 })
     }
-}
-
-/// Refuses objects of System V IPC, which belong to no process: init looks for them.
-fn check_system_v(holder: &OwnedFd) -> Result<(), Error> {
-    let failed = |source| Error::Failed { what: "asking init for its ipc".to_owned(), source };
-    let found: Option<(String, u64)> =
-        ask_init(holder, &HoldRequest::SystemV, &[]).map_err(failed)?;
-    let Some((kind, id)) = found else { return Ok(()) };
-    let what = format!("System V {kind} (id {id})");
-    Err(Error::Refused { pid: 1, name: "init".to_owned(), what })
 }
 
 /// Where what the sandbox wrote is, and where it sees it.

@@ -9,6 +9,7 @@ mod loose;
 mod memory;
 mod program;
 mod sockets;
+mod system_v;
 mod task;
 mod terminals;
 mod thread;
@@ -43,6 +44,9 @@ pub trait Home {
     /// in [`crate::Subject::terminals`].
     fn terminal(&mut self, keeper: u64, master: OwnedFd);
 
+    /// Has the next System V object of a kind, `shm`, `sem` or `msg`, get this id.
+    fn next_id(&self, kind: &str, id: i32) -> io::Result<()>;
+
     /// Puts a child of init behind the wall that the sandbox has for commands, if any.
     fn enter(&self) -> io::Result<()>;
 
@@ -63,6 +67,7 @@ pub fn build(
     forkyard_sys::signal::forget_actions();
     let nodes = tree::plan(picture)?;
     let mut terminals = Terminals::make(proof, picture, home)?;
+    system_v::make_all(picture, home)?;
     let files = files::open_all(proof, picture, stage, home, &mut terminals)?;
     times.mark("open");
     let control = Control::new(stage.work())?;

@@ -12,6 +12,7 @@ mod process;
 mod sharing;
 mod signals;
 mod sockets;
+mod system_v;
 mod terminals;
 mod thread;
 mod timers;
@@ -65,6 +66,8 @@ pub struct Subject {
     pub written: Vec<(PathBuf, String)>,
     /// Terminals whose masters are kept outside of it: their numbers, with one of the asker's.
     pub terminals: BTreeMap<u32, u64>,
+    /// A path of this process's that leads to its IPC namespace.
+    pub ipc: PathBuf,
     /// Device of its `/dev/pts`.
     pub terminal_device: u64,
     /// A socket that lists those of its network namespace, see [`forkyard_sys::sockets::diag`].
@@ -96,6 +99,7 @@ pub fn take<T>(
     let memory_device = named::memory_device()?;
     let memory_files = named::memory_files(subject);
     let tells_guards = memory::tells_guards();
+    let _inside = system_v::Inside::enter(&subject.ipc)?;
     times.begin();
     let tree = Tree::stop(subject.init, subject.leave.clone())?;
     times.mark("stop");
@@ -174,7 +178,10 @@ impl Capture<'_> {
                 sharing.check(stopped, status.inner_id("NSpid"), &stat.name)?;
             }
         }
-        self.plan_stage(processes)?;
+        let segments = self.segments()?;
+        self.plan_stage(processes, &segments)?;
+        self.read_segments(&segments)?;
+        self.read_system_v(processes)?;
         for (stopped, status, stat) in read {
             let body = if stopped.threads.is_empty() {
                 Body::Zombie(stat.field(52) as i32)

@@ -8,6 +8,7 @@ pub mod events;
 mod locks;
 mod loose;
 pub mod sockets;
+mod system_v;
 mod terminals;
 mod timers;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use attributes::{ProcessAttributes, ThreadAttributes};
 pub use locks::{Lock, LockKind, SignalOwner};
 pub use loose::{FileRef, Loose, LooseKind, Rest};
+pub use system_v::{Queue, Semaphores};
 pub use terminals::{Look, LookError, Side, Slave, Stop, Terminal, Unread};
 pub use timers::PosixTimer;
 
@@ -34,6 +36,10 @@ pub struct Picture {
     pub loose: Vec<Loose>,
     /// Terminals.
     pub terminals: Vec<Terminal>,
+    /// Sets of System V semaphores.
+    pub semaphores: Vec<Semaphores>,
+    /// System V message queues.
+    pub queues: Vec<Queue>,
     /// What has not been read of pipes that come from outside, by their numbers.
     pub inputs: BTreeMap<u64, serde_bytes::ByteBuf>,
 }

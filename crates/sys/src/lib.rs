@@ -41,6 +41,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod sockets;
 pub mod stub;
+pub mod system_v;
 pub mod terminal;
 pub mod timer;
 #[cfg(feature = "tokio")]

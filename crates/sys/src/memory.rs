@@ -55,6 +55,14 @@ impl Pages {
         Ok(Self { start, length })
     }
 
+    /// Takes over what is mapped there.
+    ///
+    /// # Safety
+    /// All of it is mapped, can be read, and nobody else unmaps or uses it.
+    pub(crate) unsafe fn take(start: u64, length: u64) -> Self {
+        Self { start, length }
+    }
+
     /// First address.
     pub fn start(&self) -> u64 {
         self.start

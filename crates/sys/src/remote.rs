@@ -66,6 +66,8 @@ pub enum Kind {
     SignalHandlers,
     /// Memory.
     Memory,
+    /// What System V semaphores are to be adjusted by at the end; equal where there is no list yet.
+    Adjustments,
 }
 
 /// The order of what two processes have, by the kernel's own measure.
@@ -76,6 +78,7 @@ pub fn compare(kind: Kind, one: (Pid, u64), other: (Pid, u64)) -> io::Result<std
         Kind::Files => 2,
         Kind::Fs => 3,
         Kind::SignalHandlers => 4,
+        Kind::Adjustments => 6,
     };
     // SAFETY: kcmp reads no memory of this process.
     ordering(unsafe {

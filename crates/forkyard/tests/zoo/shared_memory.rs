@@ -1,6 +1,6 @@
 //! Memory that processes share.
 
-use super::{refused_with, survives};
+use super::{refused, survives};
 
 #[test]
 fn fork_keeps_shared_anonymous_memory_shared_within_each_clone() {
@@ -18,13 +18,11 @@ fn fork_keeps_posix_shared_memory_also_when_it_is_unlinked() {
 }
 
 #[test]
-fn fork_refuses_system_v_objects() {
-    for (kind, text) in [
-        ("attached", "(deleted) mapped"),
-        ("shm", "System V shared memory (id "),
-        ("sem", "System V semaphores (id "),
-        ("msg", "System V messages (id "),
-    ] {
-        refused_with("system_v", text, &[], &["-e", &format!("ZOO={kind}")]);
-    }
+fn fork_keeps_system_v_memory_semaphores_and_messages_with_their_ids() {
+    survives("system_v");
+}
+
+#[test]
+fn fork_refuses_semaphores_that_a_process_would_give_back_at_its_end() {
+    refused("system_v_undo", "System V semaphores to give back (SEM_UNDO)");
 }

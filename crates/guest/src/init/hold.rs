@@ -39,12 +39,13 @@ impl Init<'_> {
         if let Some(holder) = &self.holder
             && let Ok(Some(_)) = channel::receive(holder)
             && let Ok(root) = forkyard_sys::mount::open_dir("/")
+            && let Ok(ipc) = std::fs::File::open("/proc/self/ns/ipc")
             && let Ok(bytes) = encode(&self.records(&root))
             // One who has left this network namespace cannot make it there and come back. Not every
             // kernel can tell.
             && let diag = diag::open().ok()
-            && let fds = [Some(&root), diag.as_ref()]
-            && let fds = fds.into_iter().flatten().map(AsFd::as_fd).collect::<Vec<_>>()
+            && let fds = [Some(root.as_fd()), Some(ipc.as_fd()), diag.as_ref().map(AsFd::as_fd)]
+            && let fds = fds.into_iter().flatten().collect::<Vec<_>>()
             && channel::send(holder, &bytes, &fds).is_ok()
         {
             // Asked once all processes have stopped, and again with each try.
@@ -59,7 +60,6 @@ impl Init<'_> {
     fn answer_holder(&self, message: Message) -> Result<Vec<u8>, Malformed> {
         match decode(&message.bytes)? {
             HoldRequest::Terminal(kept) => encode(&self.look(kept, message.fds)),
-            HoldRequest::SystemV => encode(&system_v()),
             HoldRequest::Sockets(request) => {
                 encode(&forkyard_snapshot::answer(&request, &message.fds))
             }
@@ -135,18 +135,6 @@ impl Init<'_> {
             terminal_device: rustix::fs::stat("/dev/pts").map_or(0, |stat| stat.st_dev),
         }
     }
-}
-
-/// The first object of System V IPC that there is, see sysvipc(7): kind and id. Only who is in the
-/// namespace sees them.
-fn system_v() -> Option<(String, u64)> {
-    let kinds = [("shm", "shared memory"), ("sem", "semaphores"), ("msg", "messages")];
-    kinds.iter().find_map(|(file, kind)| {
-        let text = std::fs::read_to_string(format!("/proc/sysvipc/{file}")).ok()?;
-        // Below the names of columns, which are key and id first.
-        let id = text.lines().nth(1)?.split_ascii_whitespace().nth(1)?.parse().ok()?;
-        Some(((*kind).to_owned(), id))
-    })
 }
 
 fn has_number(master: &OwnedFd, number: u32) -> bool {

@@ -26,6 +26,7 @@ impl Init<'_> {
         let mut lent = Lent {
             ends: BTreeMap::new(),
             masters: BTreeMap::new(),
+            settings: self.builder.take_settings(),
             wall: self.confinement.wall.as_ref(),
             filter: self.confinement.bounds.filter_bytes(),
         };
@@ -165,6 +166,8 @@ struct Lent<'a> {
     ends: BTreeMap<u64, OwnedFd>,
     /// Masters of terminals that came to be, by their numbers.
     masters: BTreeMap<u64, OwnedFd>,
+    /// `/proc/sys/kernel`
+    settings: Option<OwnedFd>,
     wall: Option<&'a Wall>,
     filter: Vec<u8>,
 }
@@ -177,6 +180,10 @@ impl Home for Lent<'_> {
 
     fn terminal(&mut self, keeper: u64, master: OwnedFd) {
         self.masters.insert(keeper, master);
+    }
+
+    fn next_id(&self, kind: &str, id: i32) -> io::Result<()> {
+        crate::sysctl::next_id(self.settings.as_ref().ok_or_else(invalid)?, kind, id)
     }
 
     fn enter(&self) -> io::Result<()> {

@@ -61,7 +61,7 @@ pub(super) fn open_all(
     for pipe in &picture.pipes {
         pipes.push(make_pipe(pipe)?);
     }
-    let loose = loose::make_all(picture, stage)?;
+    let loose = loose::make_all(picture, stage, home)?;
     let mut made = sockets::make_all(picture)?;
     let mut descriptions = Vec::with_capacity(picture.descriptions.len());
     for (index, description) in picture.descriptions.iter().enumerate() {

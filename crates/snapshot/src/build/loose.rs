@@ -8,6 +8,8 @@ use rustix::fs::{
     fcntl_add_seals, ftruncate, futimens, memfd_create, mkdir, open, rmdir,
 };
 
+use super::Home;
+use super::system_v::Segment;
 use crate::error::{Context, Error, Result, unreadable};
 use crate::picture::{Loose, LooseKind, Picture};
 use crate::stage::Stage;
@@ -16,6 +18,8 @@ use crate::stage::Stage;
 pub(super) enum Made {
     /// Shared memory, where all processes that are forked find it.
     Shared(Pages),
+    /// Shared memory with an id, likewise.
+    SystemV(Segment),
     /// An open file, or a directory.
     File(OwnedFd),
 }
@@ -25,17 +29,19 @@ impl Made {
     pub(super) fn path(&self) -> Result<String> {
         match self {
             Self::File(file) => Ok(format!("/proc/self/fd/{}", file.as_raw_fd())),
-            Self::Shared(_) => Err(unreadable("a picture: shared memory has no path")),
+            Self::Shared(_) | Self::SystemV(_) => {
+                Err(unreadable("a picture: shared memory has no path"))
+            }
         }
     }
 }
 
 /// Makes all of them.
-pub(super) fn make_all(picture: &Picture, stage: &Stage) -> Result<Vec<Made>> {
-    picture.loose.iter().map(|loose| make(loose, stage)).collect()
+pub(super) fn make_all(picture: &Picture, stage: &Stage, home: &dyn Home) -> Result<Vec<Made>> {
+    picture.loose.iter().map(|loose| make(loose, stage, home)).collect()
 }
 
-fn make(loose: &Loose, stage: &Stage) -> Result<Made> {
+fn make(loose: &Loose, stage: &Stage, home: &dyn Home) -> Result<Made> {
     match &loose.kind {
         LooseKind::Anonymous { at } => {
             let failed = || "mapping shared memory".to_owned();
@@ -46,6 +52,9 @@ fn make(loose: &Loose, stage: &Stage) -> Result<Made> {
                 stage.copy_to(&mut pages, at + offset, (staged, length))?;
             }
             Ok(Made::Shared(pages))
+        }
+        LooseKind::SystemV { object, at, read_only } => {
+            Segment::make(loose, object, [*at, *read_only], stage, home).map(Made::SystemV)
         }
         LooseKind::Memfd { name, seals } => {
             let failed = || "memfd_create".to_owned();
@@ -83,10 +92,12 @@ fn seal(file: &OwnedFd, seals: u32) -> Result<()> {
 /// Sets what could not be set before all processes had their mappings.
 pub(super) fn finish(picture: &Picture, made: &[Made]) -> Result<()> {
     for (loose, made) in picture.loose.iter().zip(made) {
-        if let (LooseKind::Memfd { seals, .. }, Made::File(file)) = (&loose.kind, made)
-            && is_late(*seals)
-        {
-            seal(file, *seals)?;
+        match (&loose.kind, made) {
+            (LooseKind::Memfd { seals, .. }, Made::File(file)) if is_late(*seals) => {
+                seal(file, *seals)?;
+            }
+            (_, Made::SystemV(segment)) => segment.finish()?,
+            _ => {}
         }
     }
     Ok(())
@@ -95,8 +106,10 @@ pub(super) fn finish(picture: &Picture, made: &[Made]) -> Result<()> {
 /// Lets go of what processes have by themselves now.
 pub(super) fn release(made: Vec<Made>) -> Result<()> {
     for made in made {
-        if let Made::Shared(pages) = made {
-            pages.unmap().context(|| "munmap".to_owned())?;
+        match made {
+            Made::Shared(pages) => pages.unmap().context(|| "munmap".to_owned())?,
+            Made::SystemV(segment) => segment.release()?,
+            Made::File(_) => {}
         }
     }
     Ok(())

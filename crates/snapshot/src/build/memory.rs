@@ -162,7 +162,13 @@ fn place(
         }
         AreaKind::Shared { object, offset } => {
             let kind = site.picture.loose.get(*object).map(|loose| &loose.kind);
-            let Some(LooseKind::Anonymous { at }) = kind else {
+            let at = match kind {
+                Some(LooseKind::Anonymous { at }) => Some(at),
+                Some(LooseKind::SystemV { at, .. }) if area.flags.contains(b"mw") => Some(at),
+                Some(LooseKind::SystemV { read_only, .. }) => Some(read_only),
+                _ => None,
+            };
+            let Some(at) = at else {
                 return Err(crate::error::unreadable("a picture: shared memory is missing"));
             };
             // With no old length it is mapped once more.

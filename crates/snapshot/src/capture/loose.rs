@@ -38,6 +38,13 @@ pub(super) enum Key {
     File(u64, u64),
 }
 
+impl Key {
+    /// Whether only those who have it mapped can say what it holds.
+    fn is_read_by_mapping(self) -> bool {
+        !matches!(self, Self::SystemV(_))
+    }
+}
+
 /// What has been seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct LooseFiles {
@@ -69,6 +76,23 @@ impl LooseFiles {
         self.read.push(Vec::new());
         self.by_key.insert(key, index);
         index
+    }
+
+    /// What is known by this key.
+    pub(super) fn known(&self, key: Key) -> Option<usize> {
+        self.by_key.get(&key).copied()
+    }
+
+    /// What a file is.
+    pub(super) fn kind(&self, index: usize) -> Option<&LooseKind> {
+        Some(&self.all.get(index)?.kind)
+    }
+
+    /// Says how large a file is, and where all that it holds is staged.
+    pub(super) fn fill(&mut self, index: usize, size: u64, parts: Vec<(u64, u64, u64)>) {
+        if let Some(loose) = self.all.get_mut(index) {
+            (loose.size, loose.parts) = (size, parts);
+        }
     }
 
     /// What of a range was not read yet; counts as read from now on.
@@ -131,7 +155,9 @@ impl Capture<'_> {
     /// How many pages the shared memory has at most that a process must be asked about.
     pub(super) fn shared_pages(&self, mappings: &[Mapping]) -> u64 {
         let shared = mappings.iter().filter(|mapping| {
-            mapping.inode != 0 && self.in_memory(mapping) && self.loose_key(mapping).is_some()
+            mapping.inode != 0
+                && self.in_memory(mapping)
+                && self.loose_key(mapping).is_some_and(Key::is_read_by_mapping)
         });
         let longest = shared.map(|mapping| (mapping.end - mapping.start) / PAGE).max();
         longest.unwrap_or_default().min(PAGES_AT_ONCE)
@@ -150,7 +176,8 @@ impl Capture<'_> {
             if mapping.inode == 0 || !self.in_memory(mapping) {
                 continue;
             }
-            let Some(key) = self.loose_key(mapping) else { continue };
+            let key = self.loose_key(mapping).filter(|key| key.is_read_by_mapping());
+            let Some(key) = key else { continue };
             let index = self.loose.entry(key, || kind_of(mapping));
             let last = mapping.offset.saturating_add(mapping.end - mapping.start);
             if let Some(loose) = self.loose.all.get_mut(index) {

@@ -8,6 +8,7 @@ use rustix::process::Pid;
 
 use super::Capture;
 use super::loose::{Key, kind_of};
+use super::system_v::Segment;
 use crate::error::{Context, Result};
 use crate::picture::{Area, AreaKind, FileRef, LooseKind, Memory};
 use crate::proc::{self, Mapping, Stat, refuse};
@@ -37,7 +38,7 @@ pub(super) struct Told {
 
 impl Capture<'_> {
     /// Finds room for the memory of all processes.
-    pub(super) fn plan_stage(&mut self, processes: &[Stopped]) -> Result<()> {
+    pub(super) fn plan_stage(&mut self, processes: &[Stopped], segments: &[Segment]) -> Result<()> {
         let own = proc::mappings(rustix::process::getpid())?;
         let mut used: Vec<_> = own.iter().map(|area| (area.start, area.end)).collect();
         let mut length = 0;
@@ -63,11 +64,20 @@ impl Capture<'_> {
         // Once where it is read to, and once where it is shared from.
         let room = |size: &u64| size.saturating_add(HUGE).next_multiple_of(HUGE);
         let all_shared = shared.iter().map(|(_, size)| room(size)).fold(0, u64::saturating_add);
-        self.stage = Stage::find(used, length.saturating_add(all_shared), all_shared)?;
+        let all_segments = segments.iter().map(|segment| room(&segment.size));
+        let all_segments = all_segments.fold(0, u64::saturating_add);
+        let length = length.saturating_add(all_shared).saturating_add(all_segments);
+        let all_shared = all_shared.saturating_add(all_segments.saturating_mul(2));
+        self.stage = Stage::find(used, length, all_shared)?;
         let mut at = self.stage.shared();
         for (key, size) in shared {
             self.loose.entry(key, || LooseKind::Anonymous { at });
             at += room(&size);
+        }
+        for segment in segments {
+            let read_only = at + room(&segment.size);
+            self.loose.entry(segment.key(), || segment.kind(at, read_only));
+            at = read_only + room(&segment.size);
         }
         Ok(())
     }
@@ -173,6 +183,10 @@ impl Capture<'_> {
                 let object = self.loose.entry(key, || kind_of(mapping));
                 return Ok(area(mapping, AreaKind::Shared { object, offset: mapping.offset }));
             }
+            Some(key @ Key::SystemV(_)) => {
+                let object = self.loose.known(key).ok_or_else(no)?;
+                return Ok(area(mapping, AreaKind::Shared { object, offset: mapping.offset }));
+            }
             Some(key @ Key::File(..)) => {
                 let index = self.loose.entry(key, || kind_of(mapping));
                 self.note_source(index, pid, mapping);
@@ -187,7 +201,7 @@ impl Capture<'_> {
                 return Ok(area(mapping, AreaKind::Anonymous { staged }));
             }
             None if mapping.name.starts_with(b"/") => FileRef::Path(mapping.name.clone()),
-            Some(Key::SystemV(_)) | None => return Err(no()),
+            None => return Err(no()),
         };
         let changed = if mapping.anonymous > 0 && !shared {
             self.stage_changes(pid, pagemap, mapping)?

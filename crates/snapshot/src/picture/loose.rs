@@ -1,5 +1,6 @@
 //! Files that no path leads to, and memory that processes share.
 
+use forkyard_sys::system_v::Object;
 use serde::{Deserialize, Serialize};
 
 /// Something that every clone makes anew, with the same contents, for all who refer to it.
@@ -26,6 +27,15 @@ pub enum LooseKind {
     Anonymous {
         /// First address.
         at: u64,
+    },
+    /// Of shmget(2): init attaches it at two addresses, and all others take it from there.
+    SystemV {
+        /// What it is.
+        object: Object,
+        /// First address where it can be written.
+        at: u64,
+        /// Where it can be read only.
+        read_only: u64,
     },
     /// Of `memfd_create`(2).
     Memfd {

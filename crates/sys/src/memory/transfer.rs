@@ -19,6 +19,30 @@ impl Pages {
         let _ = self.advise(at, length, libc::MADV_POPULATE_WRITE);
     }
 
+    /// Which parts there are in memory of a file that these pages show: address and length.
+    ///
+    /// See [mincore(2)](https://man7.org/linux/man-pages/man2/mincore.2.html).
+    pub fn resident(&self) -> io::Result<Vec<(u64, u64)>> {
+        const PAGE: u64 = 4096;
+        let mut there = vec![0_u8; self.length.div_ceil(PAGE) as usize];
+        // SAFETY: the kernel writes a byte for each page.
+        let result = unsafe {
+            libc::mincore(self.start as *mut libc::c_void, self.length as usize, there.as_mut_ptr())
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut parts: Vec<(u64, u64)> = Vec::new();
+        let pages = (self.start..).step_by(PAGE as usize).zip(there);
+        for (page, _) in pages.filter(|(_, there)| there & 1 != 0) {
+            match parts.last_mut() {
+                Some((start, length)) if *start + *length == page => *length += PAGE,
+                _ => parts.push((page, PAGE)),
+            }
+        }
+        Ok(parts)
+    }
+
     /// Copies `length` bytes at `source` of other pages to `at` of these.
     ///
     /// # Errors
