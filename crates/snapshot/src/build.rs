@@ -7,6 +7,7 @@ mod files;
 mod locks;
 mod loose;
 mod memory;
+mod of_processes;
 mod program;
 mod sockets;
 mod system_v;

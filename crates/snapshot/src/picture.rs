@@ -316,6 +316,8 @@ pub struct Description {
 pub enum DescriptionKind {
     /// A file, directory or device by its path.
     Path(Vec<u8>),
+    /// A file of a process in /proc, by its path: to be opened when the process is there.
+    OfProcess(Vec<u8>),
     /// A directory that was read in part, by its path.
     Directory(Vec<u8>, Rest),
     /// A file that no path leads to: index into the picture's loose files.

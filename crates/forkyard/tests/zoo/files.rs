@@ -25,6 +25,11 @@ fn fork_keeps_how_far_directories_were_read() {
 }
 
 #[test]
+fn fork_keeps_files_that_tell_of_processes() {
+    survives("proc_files");
+}
+
+#[test]
 fn fork_keeps_who_is_told_of_descriptors_by_signals() {
     survives("signal_owners");
 }

@@ -1,9 +1,10 @@
 //! Programs that people sit before: shells with jobs, pagers, editors and prompts, forked while
 //! somebody types.
 
-use forkyard_testkit::{TestServer, find_program, skip};
+use forkyard_testkit::{TestServer, find_program, skip, wait_for};
 
 use super::fork;
+use super::support::SOON;
 use super::support::stream::Stream;
 use super::terminals::attach;
 
@@ -237,5 +238,54 @@ fn a_terminal_within_a_terminal_goes_on_in_each_fork() {
         seat.run("y", "yy\r\n");
         seat.press(INTERRUPT, "> ");
         seat.leave("exit 0\n");
+    }
+}
+
+#[test]
+fn panes_of_tmux_go_their_own_ways_in_each_fork() {
+    if find_program("tmux").is_none() {
+        skip!("tmux");
+    }
+    let server = TestServer::start();
+    let shell = "env PS1='> ' x=0 bash --norc --noprofile";
+    let mut seat =
+        Seat::take(&server, "xterm", &["tmux", "-u", "-f", "/dev/null", "new-session", shell]);
+    seat.keyboard.until("> ");
+    seat.tmux(&["split-window", "-h", shell]);
+    seat.tmux(&["split-window", "-v", shell]);
+    let panes = ["0", "1", "2"];
+    for pane in panes {
+        seat.shows(pane, ">");
+        seat.tmux(&["send-keys", "-t", pane, &format!("x=$((x + 1{pane}))")]);
+    }
+    for (n, mut seat) in seat.fork().into_iter().enumerate() {
+        for pane in panes {
+            let line = format!("; echo pa''ne $((x + 100 * {n}))");
+            seat.tmux(&["send-keys", "-t", pane, &line, "Enter"]);
+            seat.shows(pane, &format!("pane {n}1{pane}").replace(" 01", " 1"));
+        }
+        // The client is attached still, to the last pane.
+        seat.press("echo ty''ped\n", "typed");
+        seat.tmux(&["detach-client", "-s", "0"]);
+        seat.keyboard.until("[detached");
+        seat.tmux(&["kill-server"]);
+    }
+}
+
+impl Seat<'_> {
+    /// A command to the server of tmux.
+    #[track_caller]
+    fn tmux(&self, args: &[&str]) -> String {
+        let mut all = vec!["exec", &self.id, "--", "tmux"];
+        all.extend(args);
+        self.server.ok(&all)
+    }
+
+    /// Waits for a text in a pane of tmux.
+    #[track_caller]
+    fn shows(&self, pane: &str, wanted: &str) {
+        wait_for(&format!("{wanted} in pane {pane}"), SOON, || {
+            self.tmux(&["capture-pane", "-p", "-t", pane]).contains(wanted)
+        });
     }
 }

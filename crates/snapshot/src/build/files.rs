@@ -69,6 +69,7 @@ pub(super) fn open_all(
             DescriptionKind::Event(event) => {
                 events::open(proof, event, OFlags::from_bits_retain(description.flags))?
             }
+            DescriptionKind::OfProcess(_) => None,
             DescriptionKind::UnixSocket(_) => made.all.remove(&index),
             kind => {
                 let file = match kind {
@@ -125,6 +126,7 @@ fn open_one(
             open_pipe_end(end, flags)
         }
         DescriptionKind::Event(_)
+        | DescriptionKind::OfProcess(_)
         | DescriptionKind::Terminal { .. }
         | DescriptionKind::UnixSocket(_) => {
             Err(crate::error::unreadable("a picture: what is made elsewhere"))
@@ -136,7 +138,8 @@ fn made(loose: &[Made], index: usize) -> Result<&Made> {
     loose.get(index).ok_or_else(|| crate::error::unreadable("a picture: no such loose file"))
 }
 
-fn open_path(path: &[u8], flags: OFlags, position: u64) -> Result<OwnedFd> {
+/// Opens a path as it was open.
+pub(super) fn open_path(path: &[u8], flags: OFlags, position: u64) -> Result<OwnedFd> {
     let failed = || format!("opening {}", String::from_utf8_lossy(path));
     let how = flags & (OFlags::RWMODE | KEPT) | OFlags::CLOEXEC | OFlags::NOCTTY;
     // `O_TMPFILE` has the bit of a directory, and the file that it made keeps both.

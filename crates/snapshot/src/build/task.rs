@@ -9,6 +9,7 @@ use rustix::fs::Mode;
 
 use super::events;
 use super::memory::{self, Numbers};
+use super::of_processes;
 use super::program::Program;
 use super::{ENDED, GO, READY, STOP, Site};
 use super::{attributes, locks, thread, timers};
@@ -30,8 +31,9 @@ pub(super) fn become_it(proof: &SingleThreaded, site: &Site<'_>, index: usize) -
         .context(|| format!("entering {}", String::from_utf8_lossy(&directory)))?;
     rustix::process::umask(Mode::from_raw_mode(alive.umask));
     attributes::write(alive, site.inherited)?;
-    let processes = events::open_processes(site.picture, alive)?;
+    let mut processes = events::open_processes(site.picture, alive)?;
     events::add_own(site.files, index, &processes)?;
+    of_processes::open(site.picture, alive, &mut processes)?;
     let numbers = place_descriptors(site, alive, &processes)?;
     let mut program = Program::new(site.work);
     let ops = ops(&mut program, site, index, alive, &numbers)?;
@@ -131,6 +133,7 @@ fn ops(
     } else {
         ops.push(Op::wait_while(go, 0));
     }
+    of_processes::seek(site.picture, alive, &mut ops);
     ops.push(Op::call(libc::SYS_munmap, [site.control.address(0), 4096, 0, 0, 0, 0]));
     ops.push(Op::add(gate, 1 << 16));
     ops.push(thread::wake(gate));

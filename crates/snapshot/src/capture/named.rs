@@ -28,6 +28,25 @@ const SEARCHED: u32 = 100_000;
 /// `PROC_SUPER_MAGIC`
 const PROC: u64 = 0x9fa0;
 
+/// Files and directories of a process that any other can open; the first is the process's own.
+const TOLD_TO_ALL: [&str; 11] = [
+    "",
+    "cgroup",
+    "cmdline",
+    "comm",
+    "limits",
+    "oom_score",
+    "oom_score_adj",
+    "stat",
+    "statm",
+    "status",
+    "task",
+];
+
+/// Those that it can always open itself.
+const TOLD_TO_ITSELF: [&str; 8] =
+    ["auxv", "environ", "fd", "fdinfo", "io", "maps", "smaps", "smaps_rollup"];
+
 /// `__O_TMPFILE`
 const NEVER_NAMED: u32 = 0o20_000_000;
 
@@ -55,7 +74,11 @@ impl Capture<'_> {
             return Err(seen.refuse(what));
         }
         if system == PROC && of_a_process(&seen.link) {
-            return Err(seen.refuse("a file of a process in /proc"));
+            return if self.can_be_opened_again(seen) {
+                Ok(DescriptionKind::OfProcess(seen.link.clone()))
+            } else {
+                Err(seen.refuse("a file of a process in /proc"))
+            };
         }
         let stat = &seen.stat;
         let key = Key::File(stat.st_dev, stat.st_ino);
@@ -99,6 +122,22 @@ impl Capture<'_> {
             }
             _ => Err(seen.refuse("a deleted file that is none of bytes")),
         }
+    }
+
+    /// Whether a file of a process in /proc says the same when it is opened again by who has it,
+    /// before the process that it tells of is what it was.
+    fn can_be_opened_again(&self, seen: &Seen<'_>) -> bool {
+        let Ok(path) = std::str::from_utf8(&seen.link) else { return false };
+        let mut parts = path.split('/').skip(2);
+        let process: Option<u32> = parts.next().and_then(|part| part.parse().ok());
+        let name = parts.next().unwrap_or_default();
+        let told = TOLD_TO_ALL.contains(&name)
+            || process == Some(seen.inner) && TOLD_TO_ITSELF.contains(&name);
+        let is_there = |process| self.inner_ids.values().any(|inner| *inner == process);
+        let flags = OFlags::from_bits_retain(seen.info.flags);
+        told && parts.next().is_none()
+            && flags & OFlags::RWMODE == OFlags::RDONLY
+            && process.is_some_and(is_there)
     }
 
     /// Refuses message queues that nobody has open: what is in them cannot be looked at.

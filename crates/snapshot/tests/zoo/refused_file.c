@@ -6,17 +6,16 @@
 int main(void) {
     const char *kind = getenv("ZOO");
     MUST(kind);
-    char byte;
     if (strcmp(kind, "lease") == 0) {
         int fd = open("/tmp/leased", O_RDWR | O_CREAT, 0600);
         MUST(fd >= 0 && fcntl(fd, F_SETLEASE, F_WRLCK) == 0);
         zoo_await_fork();
         MUST(fcntl(fd, F_GETLEASE) == F_WRLCK);
     } else if (strcmp(kind, "proc") == 0) {
-        int fd = open("/proc/self/maps", O_RDONLY);
-        MUST(fd >= 0 && read(fd, &byte, 1) == 1);
+        int fd = open("/proc/self/comm", O_WRONLY);
+        MUST(fd >= 0);
         zoo_await_fork();
-        MUST(read(fd, &byte, 1) == 1);
+        MUST(write(fd, "renamed", 7) == 7);
     } else if (strcmp(kind, "queue") == 0) {
         mqd_t queue = open("/dev/mqueue/queue", O_RDWR | O_CREAT, 0600);
         MUST(mq_send(queue, "message", 7, 1) == 0);
