@@ -17,6 +17,7 @@ mod pipe;
 pub mod routes;
 mod sandboxes;
 mod server;
+mod snapshots;
 pub mod stream;
 
 pub use server::{Served, serve};

@@ -3,12 +3,15 @@
 //! | method and path | body | answer |
 //! | --- | --- | --- |
 //! | `GET /v1/health` | | [`Health`] |
-//! | `POST /v1/sandboxes` | `SandboxSpec` | 201 `Sandbox` |
+//! | `POST /v1/sandboxes` | `SandboxSpec` | 201 `Created` |
 //! | `GET /v1/sandboxes` | | `[Sandbox]` |
 //! | `GET /v1/sandboxes/{id}` | | `Sandbox` with usage |
 //! | `DELETE /v1/sandboxes/{id}` | | 204 |
 //! | `POST /v1/sandboxes/{id}/reset` | | `Sandbox` |
 //! | `POST /v1/sandboxes/{id}/fork` | `ForkSpec` | 201 `Fork` |
+//! | `POST /v1/sandboxes/{id}/snapshot` | `SnapshotSpec` | 201 `NewSnapshot` |
+//! | `POST /v1/sandboxes/{id}/pause` | | `Paused` |
+//! | `POST /v1/sandboxes/{id}/resume` | | `Resumed` |
 //! | `POST /v1/sandboxes/{id}/timeout` | [`Timeout`] | `Sandbox` |
 //! | `GET /v1/sandboxes/{id}/events` | | `[Event]` |
 //! | `GET /v1/usage` | | `[Sandbox]` that run, with usage |
@@ -33,6 +36,9 @@
 //! | `POST /v1/sandboxes/{id}/copy?from=P&to=P&recursive=true` | | 204 |
 //! | `GET /v1/sandboxes/{id}/archive?path=P` | | tar of a file or tree |
 //! | `PUT /v1/sandboxes/{id}/archive?path=P` | tar | 204; unpacked below `P` |
+//! | `GET /v1/snapshots` | | `[Snapshot]` |
+//! | `GET /v1/snapshots/{id}` | | `Snapshot` |
+//! | `DELETE /v1/snapshots/{id}` | | 204 |
 //! | `GET /v1/images` | | `[ImageInfo]` |
 //! | `POST /v1/images/pull` | [`Pull`] | lines of JSON [`Progress`] |
 //! | `POST /v1/images/import` | [`Import`] | lines of JSON [`Progress`] |

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use forkyard_engine::Engine;
-use forkyard_engine::model::{Event, Fork, ForkSpec, Sandbox, SandboxSpec};
+use forkyard_engine::model::{Created, Event, Fork, ForkSpec, Sandbox, SandboxSpec};
 
 use crate::body::{Body, Path, long_json};
 use crate::error::Answer;
@@ -29,11 +29,11 @@ pub(crate) async fn health(State(engine): Shared) -> Json<Health> {
 pub(crate) async fn create(
     State(engine): Shared,
     Body(spec): Body<SandboxSpec>,
-) -> Answer<(StatusCode, Json<Sandbox>)> {
+) -> Answer<(StatusCode, Json<Created>)> {
     // In a task of its own: a client that goes away meanwhile leaves no half-made sandbox.
-    let made = tokio::spawn(async move { engine.create(spec).await }).await;
-    let sandbox = made.map_err(|e| crate::error::Failed::new(500, e.to_string()))??;
-    Ok((StatusCode::CREATED, Json(sandbox.info())))
+    let made = tokio::spawn(async move { engine.create_reported(spec).await }).await;
+    let (live, report) = made.map_err(|e| crate::error::Failed::new(500, e.to_string()))??;
+    Ok((StatusCode::CREATED, Json(Created { sandbox: live.info(), report })))
 }
 
 pub(crate) async fn list(State(engine): Shared) -> Json<Vec<Sandbox>> {

@@ -20,7 +20,7 @@ use tower::ServiceExt as _;
 
 use crate::body::Query;
 use crate::error::{Answer, Failed};
-use crate::{commands, files, images, sandboxes};
+use crate::{commands, files, images, sandboxes, snapshots};
 
 /// Largest request head, in bytes.
 const HEAD_MAX: usize = 64 * 1024;
@@ -166,6 +166,9 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
         .route("/", get(sandboxes::inspect).delete(sandboxes::delete))
         .route("/reset", post(sandboxes::reset))
         .route("/fork", post(sandboxes::fork))
+        .route("/snapshot", post(snapshots::take))
+        .route("/pause", post(snapshots::pause))
+        .route("/resume", post(snapshots::resume))
         .route("/timeout", post(sandboxes::timeout))
         .route("/events", get(sandboxes::events))
         .route("/session", post(sandboxes::run_line).delete(sandboxes::end_session))
@@ -189,6 +192,8 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
         .route("/v1/usage", get(sandboxes::usage))
         .route("/v1/sandboxes", get(sandboxes::list).post(sandboxes::create))
         .nest("/v1/sandboxes/{id}", sandbox.merge(streams))
+        .route("/v1/snapshots", get(snapshots::list))
+        .route("/v1/snapshots/{id}", get(snapshots::inspect).delete(snapshots::remove))
         .route("/v1/images", get(images::list))
         .route("/v1/images/pull", post(images::pull))
         .route("/v1/images/import", post(images::import))

@@ -4,7 +4,10 @@ mod create;
 mod end;
 mod fork;
 mod index;
+mod pause;
 mod reset;
+mod restore;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -22,8 +25,9 @@ use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::images::{Added, Images, ImportOptions, Progress, PullOptions};
 use crate::layout::Layout;
-use crate::model::{Event, ImageInfo, Pruned, SandboxId, State, Usage};
+use crate::model::{Event, ImageInfo, Pruned, SandboxId, Usage};
 use crate::sandbox::LiveSandbox;
+use crate::snapshots::Snapshots;
 use crate::spawner::Spawner;
 use crate::store::Store;
 use crate::trash::Trash;
@@ -41,6 +45,7 @@ pub struct Engine {
     pub(crate) cgroups: Cgroups,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) images: Images,
+    pub(crate) snapshots: Snapshots,
     pub(crate) trash: Trash,
     pub(crate) nursery: Nursery,
     /// What is still being written down or removed behind answers.
@@ -72,6 +77,7 @@ impl Engine {
         let cgroups = Cgroups::detect(&tag(root))?;
         let spawner = Arc::new(Spawner::start(&mode)?);
         let images = Images::open(&layout, Arc::clone(&store), &mode, Arc::clone(&spawner)).await?;
+        let snapshots = Snapshots::open(Arc::clone(&store))?;
         let trash = Trash::new(layout.trash(), Arc::clone(&spawner));
         let engine = Arc::new(Self {
             layout,
@@ -80,6 +86,7 @@ impl Engine {
             cgroups,
             spawner,
             images,
+            snapshots,
             trash,
             nursery: Nursery::default(),
             behind: watch::channel(0).0,
@@ -147,6 +154,9 @@ impl Engine {
         if let Some(user) = self.list().iter().find(|live| same(&live.info().image)) {
             return Err(Error::ImageInUse { image, sandbox: user.id().to_string() });
         }
+        if let Some(user) = self.snapshots().iter().find(|snapshot| same(&snapshot.image)) {
+            return Err(Error::ImageInSnapshot { image, snapshot: user.id.to_string() });
+        }
         self.images.forget(&image)?;
         self.images.sweep(self.mounted()).await.map(drop)
     }
@@ -158,10 +168,13 @@ impl Engine {
         Ok(pruned)
     }
 
-    /// What the mounts of all sandboxes are made of.
+    /// What the mounts of all sandboxes, and of those to come of snapshots, are made of.
     fn mounted(&self) -> BTreeSet<PathBuf> {
         let sources = |live: &Arc<LiveSandbox>| live.internal().sources;
-        self.list().iter().flat_map(sources).map(|source| source.path.into()).collect()
+        let kept =
+            self.snapshots.list().into_iter().flat_map(|entry| entry.kept().internal.sources);
+        let mounted = self.list().iter().flat_map(sources).chain(kept).collect::<Vec<_>>();
+        mounted.into_iter().map(|source| source.path.into()).collect()
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -178,7 +191,7 @@ impl Engine {
 
     /// How many run or are about to.
     pub fn alive(&self) -> usize {
-        self.index().by_id.values().filter(|s| s.state() != State::Ended).count()
+        self.index().by_id.values().filter(|s| s.state().has_processes()).count()
     }
 
     /// The sandbox of this id or name.
@@ -203,7 +216,7 @@ impl Engine {
 
     /// What a sandbox uses.
     pub fn usage(&self, sandbox: &LiveSandbox) -> Option<Usage> {
-        (sandbox.state() != State::Ended).then(|| sandbox.usage()).flatten()
+        sandbox.state().has_processes().then(|| sandbox.usage()).flatten()
     }
 }
 

@@ -31,6 +31,31 @@ pub enum Error {
         /// One that uses it.
         sandbox: String,
     },
+    /// No snapshot of that id or name.
+    #[error("no such snapshot: {0}")]
+    NoSnapshot(String),
+    /// Another snapshot has the name.
+    #[error("name taken: {name} is snapshot {by}")]
+    SnapshotNameTaken {
+        /// The name.
+        name: String,
+        /// Which has it.
+        by: String,
+    },
+    /// A snapshot needs the image.
+    #[error("image {image}: used by snapshot {snapshot}")]
+    ImageInSnapshot {
+        /// The image.
+        image: String,
+        /// One that uses it.
+        snapshot: String,
+    },
+    /// A snapshot cannot be gone on from.
+    #[error("{0}")]
+    NotRestored(String),
+    /// It is not done with something else yet.
+    #[error("{0}")]
+    Busy(String),
     /// Another sandbox has the name.
     #[error("name taken: {name} is sandbox {by}")]
     NameTaken {
@@ -131,6 +156,12 @@ impl Error {
             }
             Self::ImageInUse { .. } => "remove the sandbox first: `forkyard rm -f ID`",
             Self::NameTaken { .. } => "choose another name, or remove that one: `forkyard rm -f`",
+            Self::NoSnapshot(_) => "`forkyard snapshots` lists them",
+            Self::SnapshotNameTaken { .. } => {
+                "choose another name, or remove that one: `forkyard snapshots rm`"
+            }
+            Self::ImageInSnapshot { .. } => "remove the snapshot first: `forkyard snapshots rm ID`",
+            Self::State { state: "paused", .. } => "have it go on: `forkyard resume ID`",
             Self::State { state: "ended", .. } => "make a new one; `forkyard rm ID` removes it",
             Self::Running(_) => "end it first: `forkyard kill ID COMMAND`",
             Self::Start(StartError::Processes) => {
@@ -160,16 +191,25 @@ impl Error {
     /// The HTTP status that says it best.
     pub fn status(&self) -> u16 {
         match self {
-            Self::NoSandbox(_) | Self::NoCommand { .. } | Self::NoImage(_) => 404,
+            Self::NoSandbox(_)
+            | Self::NoCommand { .. }
+            | Self::NoImage(_)
+            | Self::NoSnapshot(_) => 404,
             Self::NameTaken { .. }
             | Self::State { .. }
             | Self::Running(_)
             | Self::ImageInUse { .. }
+            | Self::ImageInSnapshot { .. }
+            | Self::SnapshotNameTaken { .. }
+            | Self::Busy(_)
             | Self::NotForked(TakeError::Unsteady(_))
             | Self::Locked { .. } => 409,
             Self::Invalid(_)
             | Self::Cgroup(cgroup::Error::BadLimit(_) | cgroup::Error::Lacking(_)) => 400,
-            Self::Start(_) | Self::Image { .. } | Self::NotForked(TakeError::Refused(_)) => 422,
+            Self::Start(_)
+            | Self::Image { .. }
+            | Self::NotRestored(_)
+            | Self::NotForked(TakeError::Refused(_)) => 422,
             Self::Gone(_) => 410,
             Self::File(error) => match error.kind {
                 FileErrorKind::NotFound => 404,

@@ -4,7 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::model::SandboxId;
+use crate::model::{SandboxId, SnapshotId};
 
 /// A store's directories.
 ///
@@ -15,6 +15,8 @@ use crate::model::SandboxId;
 ///      /sandboxes/ID/identity/    layer with the files that carry its name
 ///      /sandboxes/ID/GENERATION/  uppers of a sandbox since its last reset
 ///      /run/ID                    socket of a sandbox's init
+///      /sandboxes/ID/paused/      a sandbox while it is paused, of the form of a snapshot
+///      /snapshots/ID/             snapshots; with `.part` behind the name until all is there
 ///      /templates/N/              copies of a sandbox's files, while it is forked
 ///      /trash/                    being removed
 /// ```
@@ -28,7 +30,8 @@ impl Layout {
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let layout = Self { root: root.to_owned() };
         let root = layout.root.clone();
-        for dir in [root, layout.sandboxes(), layout.run(), layout.templates(), layout.trash()] {
+        let (templates, snapshots) = (layout.templates(), layout.snapshots());
+        for dir in [root, layout.sandboxes(), layout.run(), templates, snapshots, layout.trash()] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -82,14 +85,30 @@ impl Layout {
         Ok(path)
     }
 
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    pub(crate) fn snapshot(&self, id: &SnapshotId) -> PathBuf {
+        self.snapshots().join(id.as_str())
+    }
+
+    /// A snapshot that is being written.
+    pub(crate) fn snapshot_part(&self, id: &SnapshotId) -> PathBuf {
+        self.snapshots().join(format!("{id}.part"))
+    }
+
     pub(crate) fn trash(&self) -> PathBuf {
         self.root.join("trash")
     }
 
-    /// Makes a sandbox's directory; its init makes what is in it.
+    /// Makes a sandbox's directory, where it has none; its init makes what is in it.
     pub(crate) fn make_sandbox(&self, id: &SandboxId) -> Result<()> {
         let path = self.sandbox(id);
-        std::fs::create_dir(&path).map_err(Error::io(format!("making {}", path.display())))
+        match std::fs::create_dir(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.map_err(Error::io(format!("making {}", path.display()))),
+        }
     }
 
     /// Moves a directory of the store out of the way, to be removed behind everybody's back.

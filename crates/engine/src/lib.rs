@@ -47,6 +47,7 @@ mod output;
 mod recovery;
 mod sandbox;
 mod session;
+mod snapshots;
 mod spawner;
 mod spawner_main;
 mod store;

@@ -3,12 +3,19 @@
 //! These types are the JSON of the HTTP API and of `--json`, one to one. Times are milliseconds
 //! since the Unix epoch, sizes are bytes.
 
+mod snapshots;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 pub use forkyard_image::ImageConfig;
 use serde::{Deserialize, Serialize};
+
+pub use snapshots::{
+    Created, NewSnapshot, Paused, RestoreReport, Resumed, Snapshot, SnapshotId, SnapshotKind,
+    SnapshotReport, SnapshotSpec, SnapshotState,
+};
 
 /// Identifies a sandbox for ever: 12 characters, `0-9a-z`, sorted by time of creation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -62,6 +69,9 @@ pub struct Volume {
 pub struct SandboxSpec {
     /// Name of an image; `host` when absent.
     pub image: Option<String>,
+    /// Id or name of a snapshot to go on from, in place of an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// A unique name: `[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}`.
     pub name: Option<String>,
     /// Variables added to the image's.
@@ -92,6 +102,10 @@ pub enum State {
     Running,
     /// Being thrown back to its first state.
     Resetting,
+    /// On disk, with no process and no memory, to go on when it is resumed.
+    Paused,
+    /// About to go on from there.
+    Resuming,
     /// Its processes are gone; its files are kept until it is removed.
     Ended,
     /// Being removed.
@@ -359,6 +373,13 @@ pub struct Pruned {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a sandbox id: 12 characters of 0-9 and a-z")]
 pub struct BadId(pub String);
+
+impl State {
+    /// Whether a sandbox in this state may have processes.
+    pub fn has_processes(self) -> bool {
+        !matches!(self, Self::Ended | Self::Paused)
+    }
+}
 
 impl SandboxId {
     pub(crate) const LEN: usize = 12;

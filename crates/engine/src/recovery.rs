@@ -48,6 +48,7 @@ pub(crate) async fn recover(engine: &Arc<Engine>) -> Result<()> {
         }
     }
     sweep_files(engine)?;
+    engine.recover_snapshots()?;
     let engine = Arc::downgrade(engine);
     tokio::spawn(async move {
         tokio::time::sleep(RETURN_WAIT).await;
@@ -65,6 +66,13 @@ async fn recover_one(engine: &Arc<Engine>, live: &Arc<LiveSandbox>) -> Result<()
         State::Creating | State::Deleting => {
             end_init(&engine.layout.socket(live.id())).await;
             engine.delete(live).await
+        }
+        State::Paused | State::Resuming => {
+            // What is on disk of it is whole, whatever happens to what is left beside it.
+            if let Err(error) = engine.recover_paused(live).await {
+                tracing::error!(sandbox = %live.id(), %error, "recovering a paused sandbox");
+            }
+            Ok(())
         }
         State::Running | State::Resetting => match find(engine, live) {
             Ok(found) => take_over(engine, live, found).await,
@@ -90,6 +98,7 @@ async fn take_over(engine: &Arc<Engine>, live: &Arc<LiveSandbox>, found: Found) 
         engine.reset_now(live).await?;
     }
     sweep_uppers(engine, live)?;
+    engine.sweep_paused(live.id())?;
     live.adopt_commands().await?;
     engine.store.event(live.id(), "takeover", "")?;
     Ok(())
@@ -110,7 +119,7 @@ fn sweep_uppers(engine: &Engine, live: &LiveSandbox) -> Result<()> {
 }
 
 /// Whether a directory of a sandbox has the name of a generation's uppers.
-fn is_generation(name: &OsStr) -> bool {
+pub(crate) fn is_generation(name: &OsStr) -> bool {
     let number = name.to_str().and_then(|name| name.strip_prefix('g'));
     number.is_some_and(|number| number.parse::<u32>().is_ok())
 }

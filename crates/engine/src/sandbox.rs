@@ -1,6 +1,7 @@
 //! A live sandbox: its record, its init, its commands and its session.
 
 mod commands;
+mod paused;
 mod session;
 
 use std::collections::BTreeMap;
@@ -60,6 +61,9 @@ pub(crate) struct Internal {
     /// Processes killed for want of memory when last looked.
     #[serde(default)]
     pub(crate) oom_kills: u64,
+    /// What was left of its time when it was paused, in milliseconds.
+    #[serde(default)]
+    pub(crate) rest_ms: Option<u64>,
 }
 
 impl Internal {

@@ -1,5 +1,7 @@
 //! The server's side of the spawner: starting it, giving it ids, asking it.
 
+mod disk;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
@@ -89,7 +91,11 @@ async fn receive(link: Arc<Link<SpawnerReply>>) {
         let (SpawnerReply::Spawned { seq, .. }
         | SpawnerReply::Failed { seq, .. }
         | SpawnerReply::Taken { seq, .. }
-        | SpawnerReply::NotTaken { seq, .. }) = reply;
+        | SpawnerReply::NotTaken { seq, .. }
+        | SpawnerReply::Persisted { seq, .. }
+        | SpawnerReply::Paused { seq, .. }
+        | SpawnerReply::Restored { seq, .. }
+        | SpawnerReply::NotRestored { seq, .. }) = reply;
         link.answer(seq, (reply, message.fds));
     }
     link.close();
@@ -172,6 +178,13 @@ pub(crate) struct Source {
     pub(crate) ids: Ids,
     pub(crate) uppers: String,
     pub(crate) into: String,
+}
+
+impl From<forkyard_guest::proto::Source> for Source {
+    fn from(source: forkyard_guest::proto::Source) -> Self {
+        let forkyard_guest::proto::Source { init, ids, uppers, into } = source;
+        Self { init, ids, uppers, into }
+    }
 }
 
 impl Template {

@@ -4,7 +4,9 @@
 //! server loses nothing, a host that loses power at most the last moments, and with it every
 //! sandbox anyway.
 
-use std::path::Path;
+mod snapshots;
+
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -30,6 +32,7 @@ CREATE INDEX IF NOT EXISTS events_of ON events (sandbox);
 CREATE TABLE IF NOT EXISTS images (
     name TEXT PRIMARY KEY, created_at INTEGER NOT NULL, image TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS snapshots (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 ";
 
 /// A sandbox as it is stored: what users see, and what the engine needs besides.
@@ -44,6 +47,8 @@ pub(crate) struct Record {
 #[derive(Debug)]
 pub(crate) struct Store {
     connection: Mutex<Connection>,
+    /// Its write-ahead log.
+    log: PathBuf,
 }
 
 impl Store {
@@ -66,7 +71,9 @@ impl Store {
             [EVENTS_KEPT],
         )?;
         connection.set_prepared_statement_cache_capacity(32);
-        Ok(Self { connection: Mutex::new(connection) })
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        Ok(Self { connection: Mutex::new(connection), log: log.into() })
     }
 
     /// A panic elsewhere leaves no half transaction: SQLite rolls it back.
@@ -253,6 +260,8 @@ impl State {
             Self::Creating => "creating",
             Self::Running => "running",
             Self::Resetting => "resetting",
+            Self::Paused => "paused",
+            Self::Resuming => "resuming",
             Self::Ended => "ended",
             Self::Deleting => "deleting",
         }
@@ -260,7 +269,8 @@ impl State {
 
     /// An unknown word, of a later version, counts as ended: nothing is done with it.
     fn from_word(word: &str) -> Self {
-        [Self::Creating, Self::Running, Self::Resetting, Self::Deleting]
+        use State::{Creating, Deleting, Paused, Resetting, Resuming, Running};
+        [Creating, Running, Resetting, Paused, Resuming, Deleting]
             .into_iter()
             .find(|state| state.word() == word)
             .unwrap_or(Self::Ended)

@@ -1,6 +1,7 @@
 //! What can be asked on the command line. The doc comments here are the help texts.
 
 mod sandbox;
+mod snapshots;
 mod values;
 
 use std::ffi::OsString;
@@ -11,6 +12,9 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub(crate) use sandbox::{CommandOptions, SandboxOptions, StdioOptions, caller_terminal_size};
+pub(crate) use snapshots::{
+    PauseOptions, SnapshotList, SnapshotOptions, SnapshotsCommand, SnapshotsOptions,
+};
 pub(crate) use values::Signal;
 
 use crate::error::Error;
@@ -58,6 +62,16 @@ pub(crate) enum Command {
     Cp(CpOptions),
     /// Make running copies of a running sandbox
     Fork(ForkOptions),
+    /// Write a running sandbox to disk, to make others from it at any time
+    ///
+    /// It goes on as soon as it is read; the command waits until all has reached the disk.
+    Snapshot(SnapshotOptions),
+    /// List and remove snapshots
+    Snapshots(SnapshotsOptions),
+    /// Write a sandbox to disk and end its processes, until it is resumed
+    Pause(PauseOptions),
+    /// Have a paused sandbox go on
+    Resume(PauseOptions),
     /// Throw sandboxes back to their first state
     Reset(Ids),
     /// Remove sandboxes, running ones too
@@ -145,6 +159,9 @@ pub(crate) struct CreateOptions {
     pub(crate) image: Option<String>,
     #[command(flatten)]
     pub(crate) sandbox: SandboxOptions,
+    /// Go on from a snapshot in place of an image
+    #[arg(long, value_name = "SNAPSHOT", conflicts_with = "image")]
+    pub(crate) from: Option<String>,
     /// End the sandbox after this long: 30s, 5m, 1h30m
     #[arg(long, value_parser = values::duration)]
     pub(crate) timeout: Option<Duration>,

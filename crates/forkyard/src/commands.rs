@@ -9,6 +9,7 @@ mod run;
 mod sandboxes;
 mod server;
 mod session;
+mod snapshots;
 mod top;
 
 use crate::args::{Cli, Command};
@@ -58,6 +59,10 @@ async fn ask(client: &Client, command: Command) -> Result<u8, Error> {
         Command::Ls(options) => sandboxes::ls(client, &options).await?,
         Command::Inspect(options) => sandboxes::inspect(client, &options).await?,
         Command::Fork(options) => fork::fork(client, &options).await?,
+        Command::Snapshot(options) => snapshots::snapshot(client, &options).await?,
+        Command::Snapshots(options) => snapshots::snapshots(client, options).await?,
+        Command::Pause(options) => snapshots::pause(client, &options).await?,
+        Command::Resume(options) => snapshots::resume(client, &options).await?,
         Command::Reset(ids) => sandboxes::reset(client, &ids.ids).await?,
         Command::Rm(options) => sandboxes::rm(client, &options).await?,
         Command::Logs(options) => jobs::logs(client, &options).await?,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use forkyard_testkit::{TestServer, binary, finish, image_dir, skip, wait_for};
-use support::{SOON, create, refused, stderr, stdout};
+use support::{SOON, create, refused, stderr, stdout, with_small_disk};
 
 /// The error and its hints, with what differs from run to run replaced.
 fn told(out: &Output, replace: &[(&str, &str)]) -> String {
@@ -232,35 +232,6 @@ fn a_database_that_is_damaged_is_told_and_left_alone() {
     assert!(stderr(&out).contains("hint: "), "{}", stderr(&out));
     assert_eq!(fs::read_to_string(&database).unwrap(), junk);
     assert!(!socket.exists());
-}
-
-/// A program that is `forkyard`, with its store on a file system of `size` bytes.
-fn with_small_disk(dir: &Path, size: &str) -> Option<PathBuf> {
-    let program = dir.join("forkyard");
-    let (binary, ids) = (binary(), rustix::process::geteuid().as_raw());
-    let enter = if forkyard_testkit::is_root() {
-        "unshare -m --propagation private".to_owned()
-    } else {
-        "unshare -m --map-root-user".to_owned()
-    };
-    // Without root, the server is itself again in a user namespace below the one that may mount.
-    let leave = if forkyard_testkit::is_root() {
-        "exec".to_owned()
-    } else {
-        format!("FORKYARD_IDS=single exec unshare --map-user={ids} --map-group={ids}")
-    };
-    let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = serve ]; then\n\
-         exec {enter} sh -c 'mkdir -p \"$STORE\" && mount -t tmpfs -o size={size} none \"$STORE\" \
-         && {leave} \"$0\" \"$@\"' {binary} \"$@\"\nfi\nexec {binary} \"$@\"\n",
-        binary = binary.display()
-    )
-    .replace("$STORE", "$FORKYARD_STORE");
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut probe = Command::new("sh");
-    probe.args(["-c", &format!("{enter} mount -t tmpfs none /mnt")]);
-    finish(&mut probe, b"").status.success().then_some(program)
 }
 
 #[test]

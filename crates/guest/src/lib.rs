@@ -41,3 +41,5 @@ mod sysctl;
 mod template;
 mod tree;
 pub mod users;
+
+pub use forkyard_snapshot::disk::FILES as SNAPSHOT_FILES;

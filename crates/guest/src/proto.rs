@@ -2,7 +2,11 @@
 //!
 //! Descriptors travel beside a message, in the order that its type's documentation gives.
 
+mod saved;
+
 use serde::{Deserialize, Serialize};
+
+pub use saved::{Label, Paused, RestoreError, Restored, Source, WriteReport};
 
 use crate::files::proto::{FileError, FileReply, FileRequest};
 
@@ -80,6 +84,44 @@ pub enum SpawnerRequest {
         /// Directory that copies of its files go to, absolute and there.
         into: String,
     },
+    /// To a template: copy what the sandbox wrote, without its processes. With it: as with
+    /// [`Self::Take`].
+    TakeFiles {
+        /// Comes back in the reply.
+        seq: u64,
+        /// Whose.
+        source: Source,
+    },
+    /// To a template: write what it has taken to disk.
+    Persist {
+        /// Comes back in the reply.
+        seq: u64,
+        /// The snapshot's directory, absolute; what was taken of files is in it.
+        dir: String,
+        /// What it says of itself.
+        label: Label,
+    },
+    /// To a template: take the picture and write it to disk while all stays stopped, until
+    /// something else comes or the server is gone. With it: as with [`Self::Take`].
+    Pause {
+        /// Comes back in the reply.
+        seq: u64,
+        /// Whose.
+        source: Source,
+        /// The snapshot's directory.
+        dir: String,
+        /// What it says of itself.
+        label: Label,
+    },
+    /// To a template: read a snapshot, and make sandboxes that go on from there.
+    Restore {
+        /// Comes back in the reply.
+        seq: u64,
+        /// The snapshot's directory.
+        dir: String,
+        /// See [`Label::ids`].
+        ids: String,
+    },
     /// Run a job in a child of the spawner, with its rights over the store. With it: the socket
     /// that the job's answer goes to, then the job's own descriptors.
     Job {
@@ -122,6 +164,34 @@ pub enum SpawnerReply {
         seq: u64,
         /// Why not.
         why: TakeError,
+    },
+    /// A template has written it to disk.
+    Persisted {
+        /// The request's.
+        seq: u64,
+        /// How it went.
+        report: WriteReport,
+    },
+    /// A template has written it to disk, and keeps the sandbox stopped.
+    Paused {
+        /// The request's.
+        seq: u64,
+        /// How it went.
+        paused: Box<Paused>,
+    },
+    /// A template has read a snapshot.
+    Restored {
+        /// The request's.
+        seq: u64,
+        /// What there is.
+        restored: Restored,
+    },
+    /// A template could not go on from a snapshot.
+    NotRestored {
+        /// The request's.
+        seq: u64,
+        /// Why not.
+        why: RestoreError,
     },
 }
 
@@ -242,6 +312,16 @@ impl Failure {
     pub fn new(what: impl Into<String>, error: &std::io::Error) -> Self {
         // Errors that the standard library makes up have no number.
         Self { what: what.into(), errno: error.raw_os_error().unwrap_or(5) }
+    }
+
+    /// That what a snapshot needs of an image is not there any more.
+    pub(crate) fn unfit(what: String) -> Self {
+        Self { what, errno: rustix::io::Errno::STALE.raw_os_error() }
+    }
+
+    /// Whether a snapshot's image is another by now.
+    pub fn is_unfit(&self) -> bool {
+        self.errno == rustix::io::Errno::STALE.raw_os_error()
     }
 
     /// Whether the disk, or what the user may have of it, is full.

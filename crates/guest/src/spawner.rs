@@ -17,8 +17,10 @@ use crate::devices;
 use crate::embryo::Embryo;
 use crate::launch::Bounds;
 use crate::proto::{
-    Failure, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, TakeError, decode, encode,
+    self, Failure, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, TakeError, decode,
+    encode,
 };
+use crate::template::disk::{HeldFiles, Source, give_files, restore};
 use crate::template::{Held, Take};
 
 /// A job that the spawner runs in a child of its own: its name, its arguments and descriptors.
@@ -76,7 +78,10 @@ fn serve_all(
             Err(e) => return Err(Failure::new("receiving a request", &e)),
         };
         let Ok(request) = decode::<SpawnerRequest>(&message.bytes) else { continue };
-        let (reply, fds) = serve(proof, bounds, &mut nursery, request, message.fds, job);
+        let (reply, fds) = match serve_disk(&mut nursery, request, message.fds, socket) {
+            Ok(reply) => (reply, Vec::new()),
+            Err((request, fds)) => serve(proof, bounds, &mut nursery, request, fds, job),
+        };
         let Some(reply) = reply else { continue };
         let Ok(bytes) = encode(&reply) else { continue };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -102,11 +107,7 @@ fn serve(
     match request {
         SpawnerRequest::Spawn { seq, place, sources, setup } => {
             let own_network = !setup.host_network;
-            let held = nursery.held.as_ref();
-            if let Some(held) = held
-                && let Err(failure) =
-                    state(&setup, &sources).and_then(|state| held.give_files(&setup, &state))
-            {
+            if let Err(failure) = nursery.give_files(&setup, &sources) {
                 return (Some(SpawnerReply::Failed { seq, failure }), Vec::new());
             }
             let conceived = match nursery.embryo_at(&place).filter(|_| own_network) {
@@ -151,6 +152,11 @@ fn serve(
             };
             (Some(reply), Vec::new())
         }
+        // They are `serve_disk`'s.
+        SpawnerRequest::TakeFiles { .. }
+        | SpawnerRequest::Persist { .. }
+        | SpawnerRequest::Pause { .. }
+        | SpawnerRequest::Restore { .. } => (None, Vec::new()),
         SpawnerRequest::Job { name, payload } => {
             if !fds.is_empty() {
                 let answer = fds.remove(0);
@@ -168,6 +174,64 @@ fn serve(
             (None, Vec::new())
         }
     }
+}
+
+/// Serves requests to a template about snapshots on disk; gives all others back.
+fn serve_disk(
+    nursery: &mut Nursery,
+    request: SpawnerRequest,
+    mut fds: Vec<OwnedFd>,
+    server: &OwnedFd,
+) -> Result<Option<SpawnerReply>, (SpawnerRequest, Vec<OwnedFd>)> {
+    let take = |source: proto::Source| {
+        let proto::Source { init, ids, uppers, into } = source;
+        Take { init, ids, uppers, into }
+    };
+    let nobody = |seq| {
+        let why = TakeError::Failed("no socket to init".to_owned());
+        Ok(Some(SpawnerReply::NotTaken { seq, why }))
+    };
+    Ok(Some(match request {
+        SpawnerRequest::TakeFiles { seq, source } => {
+            let Some(holder) = fds.pop() else { return nobody(seq) };
+            match HeldFiles::take(&take(source), &holder) {
+                Ok((files, setup, report)) => {
+                    nursery.files = Some(files);
+                    SpawnerReply::Taken { seq, setup: Box::new(setup), report }
+                }
+                Err(why) => SpawnerReply::NotTaken { seq, why },
+            }
+        }
+        SpawnerRequest::Persist { seq, dir, label } => {
+            let written = match (&nursery.held, &nursery.files) {
+                (Some(held), _) => held.persist(&dir, &label, server),
+                (None, Some(files)) => files.persist(&dir, &label, server),
+                (None, None) => {
+                    let nothing = io::ErrorKind::NotFound.into();
+                    Err(Failure::new("writing a snapshot that was not taken", &nothing))
+                }
+            };
+            match written {
+                Ok(report) => SpawnerReply::Persisted { seq, report },
+                Err(failure) => SpawnerReply::Failed { seq, failure },
+            }
+        }
+        SpawnerRequest::Pause { seq, source, dir, label } => {
+            let Some(holder) = fds.pop() else { return nobody(seq) };
+            return Ok(Held::pause(seq, &take(source), &holder, (&dir, &label), server));
+        }
+        SpawnerRequest::Restore { seq, dir, ids } => match restore(&dir, &ids) {
+            Ok((source, restored)) => {
+                match source {
+                    Source::Memory(held) => nursery.held = Some(*held),
+                    Source::Files(files) => nursery.saved_files = Some(files),
+                }
+                SpawnerReply::Restored { seq, restored }
+            }
+            Err(why) => SpawnerReply::NotRestored { seq, why },
+        },
+        other => return Err((other, fds)),
+    }))
 }
 
 /// The sandbox's own directory on the host.
@@ -193,9 +257,22 @@ struct Nursery {
     wish: Option<Place>,
     /// What a template makes its sandboxes from.
     held: Option<Held>,
+    /// Files that it has taken, to be written down.
+    files: Option<HeldFiles>,
+    /// Where files are that its sandboxes begin with.
+    saved_files: Option<String>,
 }
 
 impl Nursery {
+    /// Gives a new sandbox the files that it begins with, if any.
+    fn give_files(&self, setup: &Setup, sources: &[MountSource]) -> Result<(), Failure> {
+        match (&self.held, &self.saved_files) {
+            (Some(held), _) => held.give_files(setup, &state(setup, sources)?),
+            (None, Some(files)) => give_files(files, setup, &state(setup, sources)?),
+            (None, None) => Ok(()),
+        }
+    }
+
     fn grant(&mut self, proof: &SingleThreaded, bounds: &Bounds) {
         if let Some(place) = self.wish.take() {
             // The old one ends before the new one needs its memory.

@@ -4,13 +4,16 @@
 //! Everything that a clone starts with is in its memory, so that each clone's init, its fork, has
 //! it without a copy.
 
+pub(crate) mod disk;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use forkyard_snapshot::disk::Mark;
 use forkyard_snapshot::picture::{Look, LookError};
 use forkyard_snapshot::{
     Answer, Error, Looker, Outside, Picture, Request, Stage, Subject, Taken, copy_tree,
@@ -30,6 +33,12 @@ pub(crate) struct Held {
     taken: Taken,
     /// Where copies of the sandbox's files are.
     files: String,
+    /// The sandbox's root directory, where it was taken here.
+    root: Option<OwnedFd>,
+    /// When it was taken, in milliseconds since the epoch.
+    taken_at: u64,
+    /// Files that its processes have mapped, where it comes from a disk.
+    marks: Vec<Mark>,
 }
 
 /// Names, beside those of uppers, of what is copied of file systems in memory, and where these are.
@@ -49,6 +58,62 @@ pub(crate) struct Take {
 impl Held {
     /// Takes the picture of a sandbox whose init holds still when it is told so through `holder`.
     pub(crate) fn take(what: &Take, holder: &OwnedFd) -> Result<(Self, TakeReport), TakeError> {
+        Self::take_and(what, holder, |_, _, _| ()).map(|(held, report, ())| (held, report))
+    }
+
+    /// The same; `before` is called before the sandbox goes on.
+    fn take_and<T>(
+        what: &Take,
+        holder: &OwnedFd,
+        mut before: impl FnMut(&Taken, &Records, &OwnedFd) -> T,
+    ) -> Result<(Self, TakeReport, T), TakeError> {
+        let Subjects { records, root, subject, _ipc } = Subjects::ask(what, holder)?;
+        let taken_at = now();
+        let mut tries = 0;
+        let (taken, (), done) = loop {
+            tries += 1;
+            let meanwhile = || {
+                check_system_v(holder)?;
+                copy_files(what, &records, &root, true)
+            };
+            let mut looker = Init { holder };
+            let before = |taken: &Taken| before(taken, &records, &root);
+            match forkyard_snapshot::take(&subject, &mut looker, meanwhile, before) {
+                Err(Error::Unsteady(_)) if try_again(tries) => {}
+                done => break done.map_err(|error| take_error(&error))?,
+            }
+        };
+        let report = report(&taken);
+        let (files, root) = (what.into.clone(), Some(root));
+        Ok((Self { records, taken, files, root, taken_at, marks: Vec::new() }, report, done))
+    }
+
+    pub(crate) fn picture(&self) -> &Picture {
+        &self.taken.picture
+    }
+
+    pub(crate) fn stage(&self) -> &Stage {
+        &self.taken.stage
+    }
+
+    /// Gives a clone its files: `state` is its own directory on the host.
+    pub(crate) fn give_files(&self, setup: &Setup, state: &str) -> Result<(), Failure> {
+        disk::give_files(&self.files, setup, state)
+    }
+}
+
+/// What is told before a picture is taken.
+struct Subjects {
+    records: Records,
+    root: OwnedFd,
+    subject: Subject,
+    /// Its ipc namespace, which the subject names by the number of this.
+    _ipc: OwnedFd,
+}
+
+impl Subjects {
+    /// Has init hold still, and asks it.
+    fn ask(what: &Take, holder: &OwnedFd) -> Result<Self, TakeError> {
         let failed = |what: &str, error: io::Error| TakeError::Failed(format!("{what}: {error}"));
         let init = Pid::from_raw(what.init.cast_signed())
             .ok_or_else(|| TakeError::Failed("no process".to_owned()))?;
@@ -78,39 +143,25 @@ impl Held {
             terminal_device: records.terminal_device,
             diag: fds.next().map(Arc::new),
         };
-        let mut tries = 0;
-        let (taken, ()) = loop {
-            tries += 1;
-            let mut looker = Init { holder };
-            let meanwhile = || copy_files(what, &records, &root);
-            match forkyard_snapshot::take(&subject, &mut looker, meanwhile) {
-                Err(Error::Unsteady(_)) if tries < TRIES => {
-                    // Long enough for a program to be started.
-                    std::thread::sleep(Duration::from_millis(u64::from(tries)));
-                }
-                done => break done.map_err(|error| take_error(&error))?,
-            }
-        };
-        let report = report(&taken);
-        Ok((Self { records, taken, files: what.into.clone() }, report))
+        Ok(Self { records, root, subject, _ipc: ipc })
     }
+}
 
-    pub(crate) fn picture(&self) -> &Picture {
-        &self.taken.picture
+/// Whether to try again after so many tries; waits long enough for a program to be started.
+fn try_again(tries: u32) -> bool {
+    if tries < TRIES {
+        std::thread::sleep(Duration::from_millis(u64::from(tries)));
     }
+    tries < TRIES
+}
 
-    pub(crate) fn stage(&self) -> &Stage {
-        &self.taken.stage
-    }
+/// Milliseconds since the epoch.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
 
-    /// Gives a clone its files: `state` is its own directory on the host.
-    pub(crate) fn give_files(&self, setup: &Setup, state: &str) -> Result<(), Failure> {
-        let target = Path::new(state).join(&setup.generation);
-        std::fs::create_dir(&target)
-            .map_err(|e| Failure::new(format!("making {}", target.display()), &e))?;
-        copy_tree(Path::new(&self.files), &target, 0)
-            .map_err(|error| Failure { what: error.to_string(), errno: 5 })
-    }
+fn no_root() -> io::Error {
+    io::ErrorKind::NotFound.into()
 }
 
 /// Where what the sandbox wrote is, and where it sees it.
@@ -158,8 +209,13 @@ fn ask_init<T: DeserializeOwned>(
     decode(&answer.bytes).map_err(invalid)
 }
 
-/// Copies what the sandbox wrote, while it is stopped.
-fn copy_files(what: &Take, records: &Records, root: &OwnedFd) -> Result<(), Error> {
+/// Copies what the sandbox wrote, while it is stopped; to file systems in memory too, if asked.
+fn copy_files(
+    what: &Take,
+    records: &Records,
+    root: &OwnedFd,
+    in_memory: bool,
+) -> Result<(), Error> {
     let into = Path::new(&what.into);
     // A try before this one may have left some.
     if let Ok(entries) = std::fs::read_dir(into) {
@@ -175,7 +231,7 @@ fn copy_files(what: &Take, records: &Records, root: &OwnedFd) -> Result<(), Erro
     }
     // In memory, files have the ids that the host sees.
     let shift = if let Ids::Range { base } = what.ids { base } else { 0 };
-    for (name, place) in IN_MEMORY {
+    for (name, place) in IN_MEMORY.into_iter().filter(|_| in_memory) {
         let from = format!("/proc/self/fd/{}/{place}", root.as_raw_fd());
         if !is_empty(Path::new(&from)) {
             copy_tree(Path::new(&from), &into.join(name), shift)?;

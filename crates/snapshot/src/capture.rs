@@ -88,12 +88,14 @@ pub struct Taken {
 /// Stops all processes of a sandbox, takes their picture, and lets them go on.
 ///
 /// `looker` asks its init what only that one may look at. `meanwhile` is called when all are
-/// stopped: for what must be of the same moment.
-pub fn take<T>(
+/// stopped: for what must be of the same moment. `before` is called with the picture before
+/// anything goes on.
+pub fn take<T, U>(
     subject: &Subject,
     looker: &mut dyn Looker,
     meanwhile: impl FnOnce() -> Result<T>,
-) -> Result<(Taken, T)> {
+    before: impl FnOnce(&Taken) -> U,
+) -> Result<(Taken, T, U)> {
     let mut times = Times::default();
     let tail = Tail::find()?;
     let memory_device = named::memory_device()?;
@@ -134,9 +136,24 @@ pub fn take<T>(
     picture.descriptions = descriptions.all;
     picture.pipes = descriptions.pipes;
     picture.loose = loose.all;
+    let mut taken = Taken { picture, stage, times };
+    let done = before(&taken);
+    tree.let_go();
+    taken.times.stopped();
+    Ok((taken, with, done))
+}
+
+/// Stops the processes of a sandbox for as long as `work` takes.
+pub fn hold_still<T>(subject: &Subject, work: impl FnOnce() -> Result<T>) -> Result<(T, Times)> {
+    let mut times = Times::default();
+    times.begin();
+    let tree = Tree::stop(subject.init, subject.leave.clone())?;
+    times.mark("stop");
+    let done = work()?;
+    times.mark("files");
     tree.let_go();
     times.stopped();
-    Ok((Taken { picture, stage, times }, with))
+    Ok((done, times))
 }
 
 /// A picture that is being taken.

@@ -16,6 +16,7 @@
 
 mod build;
 mod capture;
+pub mod disk;
 mod error;
 mod files;
 mod ids;
@@ -32,7 +33,7 @@ mod terminal;
 mod times;
 
 pub use build::{Home, build};
-pub use capture::{Outside, Subject, Taken, take};
+pub use capture::{Outside, Subject, Taken, hold_still, take};
 pub use error::Error;
 pub use files::copy_tree;
 pub use inside::{Answer, Looker, Request, Waiting, answer};

@@ -7,6 +7,7 @@ mod attributes;
 pub mod events;
 mod locks;
 mod loose;
+mod moved;
 pub mod sockets;
 mod system_v;
 mod terminals;

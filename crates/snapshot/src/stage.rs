@@ -4,6 +4,9 @@
 //! the same protection. A clone inherits the mirrors by fork and moves them to where they belong,
 //! so that all clones share their pages until they write to them.
 
+mod disk;
+mod dress;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::AsFd;
@@ -12,7 +15,9 @@ use forkyard_sys::memory::{ADDRESSES_END, Pages};
 
 use crate::error::{Context, Error, Result, unreadable};
 
-const HUGE: u64 = 2 * 1024 * 1024;
+pub(crate) use disk::{Plan, Shift};
+
+pub(crate) const HUGE: u64 = 2 * 1024 * 1024;
 
 /// The lowest address that is used: programs at fixed addresses begin below.
 const LOWEST: u64 = 0x1_0000_0000;

@@ -12,16 +12,28 @@ use crate::command::RunningCommand;
 use crate::cradle::{Cradle, place};
 use crate::error::{Error, Result};
 use crate::images::Rootfs;
-use crate::model::{CommandSpec, Net, Sandbox, SandboxId, SandboxSpec, State};
+use crate::model::{CommandSpec, Net, RestoreReport, Sandbox, SandboxId, SandboxSpec, State};
 use crate::sandbox::{Internal, LiveSandbox, as_record};
 use crate::spawner::Template;
 
 impl Engine {
     /// Makes a sandbox with a session and waits until it is usable.
     pub async fn create(self: &Arc<Self>, spec: SandboxSpec) -> Result<Arc<LiveSandbox>> {
+        self.create_reported(spec).await.map(|(sandbox, _)| sandbox)
+    }
+
+    /// As [`Engine::create`]; tells how it went where the sandbox goes on from a snapshot.
+    pub async fn create_reported(
+        self: &Arc<Self>,
+        spec: SandboxSpec,
+    ) -> Result<(Arc<LiveSandbox>, Option<RestoreReport>)> {
+        if let Some(from) = spec.from.clone() {
+            let (sandbox, report) = self.create_from(&from, spec).await?;
+            return Ok((sandbox, Some(report)));
+        }
         let (sandbox, ready) = self.begin(spec, Purpose::Keep).await?;
         self.finish(&sandbox, ready).await?;
-        Ok(sandbox)
+        Ok((sandbox, None))
     }
 
     /// Makes a sandbox without a session and starts a command in it. An ephemeral one is removed
@@ -32,6 +44,10 @@ impl Engine {
         command: CommandSpec,
         ephemeral: bool,
     ) -> Result<(Arc<LiveSandbox>, Arc<RunningCommand>)> {
+        if spec.from.is_some() {
+            let what = "`run` takes an image: create a sandbox from the snapshot, and run it there";
+            return Err(Error::Invalid(what.to_owned()));
+        }
         let (sandbox, ready) = self.begin(spec, Purpose::Run { ephemeral }).await?;
         let mut command = command;
         if command.entrypoint.is_none() && !command.argv.is_empty() {
@@ -169,6 +185,7 @@ impl Engine {
             default_argv: config.argv,
             ephemeral: false,
             oom_kills: 0,
+            rest_ms: None,
         };
         (internal, setup)
     }
@@ -223,19 +240,24 @@ impl Engine {
     }
 
     pub(super) async fn finish_inner(&self, live: &LiveSandbox, ready: Ready) -> Result<()> {
-        let Ready { pid, ready } = ready;
-        match tokio::time::timeout(SETUP_WAIT, ready).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(InitError::Setup(failure)))) => return Err(Error::Kernel(failure)),
-            Ok(Ok(Err(error))) => return Err(error.into()),
-            Ok(Err(_)) => return Err(Error::Gone(live.id().to_string())),
-            Err(_) => return Err(Error::Invalid("setting the sandbox up took too long".into())),
-        }
+        let pid = self.await_ready(live, ready).await?;
         live.change("start", "", |sandbox, _| {
             sandbox.state = State::Running;
             sandbox.started_at = Some(now());
             sandbox.pid = Some(pid);
         })
+    }
+
+    /// Waits until init has set the sandbox up; its process id on the host.
+    pub(super) async fn await_ready(&self, live: &LiveSandbox, ready: Ready) -> Result<u32> {
+        let Ready { pid, ready } = ready;
+        match tokio::time::timeout(SETUP_WAIT, ready).await {
+            Ok(Ok(Ok(()))) => Ok(pid),
+            Ok(Ok(Err(InitError::Setup(failure)))) => Err(Error::Kernel(failure)),
+            Ok(Ok(Err(error))) => Err(error.into()),
+            Ok(Err(_)) => Err(Error::Gone(live.id().to_string())),
+            Err(_) => Err(Error::Invalid("setting the sandbox up took too long".into())),
+        }
     }
 
     /// Removes a sandbox that could not be made, and gives the error back.

@@ -103,7 +103,7 @@ impl Engine {
     }
 
     /// Removes what an ended sandbox no longer needs: its groups and socket.
-    fn clean_up(&self, live: &LiveSandbox) -> Result<()> {
+    pub(super) fn clean_up(&self, live: &LiveSandbox) -> Result<()> {
         let _ = std::fs::remove_file(self.layout.socket(live.id()));
         if let Some(group) = live.record().1.group.take() {
             group.remove(Duration::from_millis(200))?;

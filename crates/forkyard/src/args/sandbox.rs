@@ -84,6 +84,7 @@ impl SandboxOptions {
     pub(crate) fn spec(self, image: Option<String>) -> Result<SandboxSpec, Error> {
         Ok(SandboxSpec {
             image,
+            from: None,
             name: self.name,
             env: self.env.variables()?,
             user: self.user,

@@ -1,7 +1,7 @@
 //! Commands that are started, and joined to our stdio.
 
 use forkyard_api::routes;
-use forkyard_engine::model::{Command, CommandSpec, Exit, Sandbox};
+use forkyard_engine::model::{Command, CommandSpec, Created, Exit};
 
 use crate::args::{
     AttachOptions, CreateOptions, ExecOptions, RunOptions, ShellOptions, StdioOptions,
@@ -18,8 +18,10 @@ const SHELL: &str = "command -v bash >/dev/null 2>&1 && exec bash; exec sh";
 pub(super) async fn create(client: &Client, options: CreateOptions) -> Result<(), Error> {
     let mut spec = options.sandbox.spec(options.image)?;
     spec.timeout_ms = options.timeout.map(|timeout| timeout.as_millis() as u64);
-    let sandbox: Sandbox = client.post(Url::new("/v1/sandboxes"), &spec).await?;
-    if options.json.json { render::json(&sandbox) } else { render::line(sandbox.id.as_str()) }
+    spec.from = options.from;
+    let created: Created = client.post(Url::new("/v1/sandboxes"), &spec).await?;
+    let id = created.sandbox.id.as_str();
+    if options.json.json { render::json(&created) } else { render::line(id) }
 }
 
 /// `forkyard run`

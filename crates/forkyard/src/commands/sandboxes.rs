@@ -54,6 +54,8 @@ fn state(sandbox: &Sandbox) -> String {
         State::Creating => "creating",
         State::Running => "running",
         State::Resetting => "resetting",
+        State::Paused => "paused",
+        State::Resuming => "resuming",
         State::Ended => "ended",
         State::Deleting => "deleting",
     };

@@ -222,3 +222,32 @@ pub fn offers_limit(server: &TestServer, option: &str, value: &str) -> bool {
         _ => panic!("{}", stderr(&out)),
     }
 }
+
+/// A program that is `forkyard`, with its store on a file system of `size` bytes.
+pub fn with_small_disk(dir: &Path, size: &str) -> Option<PathBuf> {
+    let program = dir.join("forkyard");
+    let (binary, ids) = (forkyard_testkit::binary(), rustix::process::geteuid().as_raw());
+    let enter = if forkyard_testkit::is_root() {
+        "unshare -m --propagation private".to_owned()
+    } else {
+        "unshare -m --map-root-user".to_owned()
+    };
+    // Without root, the server is itself again in a user namespace below the one that may mount.
+    let leave = if forkyard_testkit::is_root() {
+        "exec".to_owned()
+    } else {
+        format!("FORKYARD_IDS=single exec unshare --map-user={ids} --map-group={ids}")
+    };
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = serve ]; then\n\
+         exec {enter} sh -c 'mkdir -p \"$STORE\" && mount -t tmpfs -o size={size} none \"$STORE\" \
+         && {leave} \"$0\" \"$@\"' {binary} \"$@\"\nfi\nexec {binary} \"$@\"\n",
+        binary = binary.display()
+    )
+    .replace("$STORE", "$FORKYARD_STORE");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut probe = Command::new("sh");
+    probe.args(["-c", &format!("{enter} mount -t tmpfs none /mnt")]);
+    forkyard_testkit::finish(&mut probe, b"").status.success().then_some(program)
+}

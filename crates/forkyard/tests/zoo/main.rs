@@ -11,6 +11,7 @@ mod support;
 mod attributes;
 mod churn;
 mod credentials;
+mod disk;
 mod events;
 mod files;
 mod interactive;

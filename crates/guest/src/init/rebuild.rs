@@ -21,6 +21,7 @@ impl Init<'_> {
     pub(super) fn rebuild(&mut self, held: &Held) -> Result<Times, Failure> {
         let failed = |e: io::Error| Failure::new("letting go of the memory of a fork", &e);
         let mut times = Times::start();
+        held.check_marks()?;
         self.fill_memory_files()?;
         times.mark("files in memory");
         let mut lent = Lent {

@@ -1,0 +1,218 @@
+//! Sandboxes that go on from a snapshot.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use forkyard_guest::proto::{MountSource, Restored, Setup, VolumeMount};
+
+use super::Engine;
+use super::create::{Maker, Ready};
+use super::snapshot::phases;
+use crate::clock::now;
+use crate::error::{Error, Result};
+use crate::model::{
+    Limits, Net, RestoreReport, Sandbox, SandboxId, SandboxSpec, SnapshotKind, State,
+};
+use crate::sandbox::{Internal, LiveSandbox, as_record};
+use crate::snapshots::{Entry, Kept};
+use crate::spawner::Template;
+
+impl Engine {
+    /// Makes a sandbox from the snapshot that the spec names, and waits until it runs.
+    pub(super) async fn create_from(
+        self: &Arc<Self>,
+        from: &str,
+        spec: SandboxSpec,
+    ) -> Result<(Arc<LiveSandbox>, RestoreReport)> {
+        let begun = Instant::now();
+        let entry = self.snapshots.find(from)?;
+        let _used = entry.used.read().await;
+        let kept = entry.kept();
+        let Kept { snapshot, internal, setup, .. } = kept.clone();
+        if !kept.is_ready() {
+            return Err(Error::Busy(format!("snapshot {from}: it is being written")));
+        }
+        let whole = merge(spec, &kept)?;
+        crate::check::spec(&whole)?;
+        self.cgroups.check(&whole.limits)?;
+        check_sources(&entry, &internal.sources)?;
+        let dir = self.layout.snapshot(entry.id());
+        let template = self.spawner.template().await?;
+        let restored = template.restore(&dir, self.mode.word()).await?;
+        let mut report = restore_report(begun, &restored);
+        let lost = || Error::Invalid(format!("snapshot {from}: how it was set up is not known"));
+        let setup = restored.setup.map(|setup| *setup).or(setup).ok_or_else(lost)?;
+        let copy = Copy { spec: whole, image: snapshot.image, parent: snapshot.sandbox, internal };
+        let fresh = snapshot.kind == SnapshotKind::Files;
+        let (live, ready) = self.begin_copy(copy, setup, &template, fresh).await?;
+        let finished = async {
+            self.finish_inner(&live, ready).await?;
+            live.take_up_commands().await
+        };
+        if let Err(error) = finished.await {
+            return Err(self.undo(&live, unfit(error)).await);
+        }
+        report.build = phases(live.rebuilt());
+        report.running_us = begun.elapsed().as_micros() as u64;
+        Ok((live, report))
+    }
+
+    /// Writes a sandbox down that is made from a template, and has its init cloned. With `fresh`,
+    /// nothing runs in it yet.
+    async fn begin_copy(
+        self: &Arc<Self>,
+        copy: Copy,
+        mut setup: Setup,
+        template: &Template,
+        fresh: bool,
+    ) -> Result<(Arc<LiveSandbox>, Ready)> {
+        let Copy { spec, image, parent, internal } = copy;
+        let (id, slot) = (SandboxId::new(), self.reserve_slot()?);
+        if let Some(name) = &spec.name
+            && let Err(error) = self.take_name(&id, name).await
+        {
+            self.release_slot(slot);
+            return Err(error);
+        }
+        let mut internal = Internal { slot, generation: 1, ..internal };
+        if let Some(state) = internal.sources.get_mut(setup.state) {
+            state.path = self.layout.sandbox(&id).to_string_lossy().into_owned();
+        }
+        setup.hostname = spec.name.clone().unwrap_or_else(|| id.to_string());
+        setup.generation = internal.generation_name();
+        setup.session = true;
+        if fresh {
+            change_setup(&mut setup, &mut internal, &spec);
+        }
+        let sandbox = Sandbox {
+            id: id.clone(),
+            name: spec.name.clone(),
+            image,
+            state: State::Creating,
+            reason: None,
+            created_at: now(),
+            started_at: None,
+            ended_at: None,
+            deadline: spec.timeout_ms.map(|ms| now().saturating_add(ms)),
+            parent: Some(parent),
+            pid: None,
+            spec,
+            usage: None,
+        };
+        setup.deadline = sandbox.deadline;
+        let live = LiveSandbox::new(Arc::clone(&self.store), sandbox.clone(), internal.clone());
+        let written = as_record(&sandbox, &internal).and_then(|record| self.store.insert(&record));
+        if let Err(error) = written {
+            self.release(&live);
+            return Err(error);
+        }
+        self.index().by_id.insert(id, Arc::clone(&live));
+        match self.spawn(&live, setup, None, Maker::Template(template)).await {
+            Ok(ready) => Ok((live, ready)),
+            Err(error) => Err(self.undo(&live, error).await),
+        }
+    }
+}
+
+/// What a sandbox is made from.
+struct Copy {
+    spec: SandboxSpec,
+    image: String,
+    parent: SandboxId,
+    internal: Internal,
+}
+
+/// What a sandbox is asked to be that goes on from a snapshot: as the original, but for what is
+/// asked for and can be had.
+fn merge(asked: SandboxSpec, kept: &Kept) -> Result<SandboxSpec> {
+    let memory = kept.snapshot.kind == SnapshotKind::Memory;
+    let refuse = |what: &str| Err(Error::Invalid(format!("{what}: that is the snapshot's")));
+    if asked.image.is_some() {
+        return refuse("image");
+    }
+    if asked.net == Net::Host && kept.spec.net != Net::Host {
+        return refuse("network");
+    }
+    if memory && !asked.volumes.is_empty() {
+        return refuse("volumes, where processes go on");
+    }
+    if memory && (asked.user.is_some() || asked.workdir.is_some() || !asked.env.is_empty()) {
+        return refuse("user, directory and variables, where processes go on");
+    }
+    let mut whole = kept.spec.clone();
+    whole.from = asked.from;
+    whole.name = asked.name;
+    whole.timeout_ms = asked.timeout_ms.or(whole.timeout_ms);
+    if asked.limits != Limits::default() {
+        whole.limits = asked.limits;
+    }
+    whole.user = asked.user.or(whole.user);
+    whole.workdir = asked.workdir.or(whole.workdir);
+    whole.env.extend(asked.env);
+    whole.volumes.extend(asked.volumes);
+    whole.metadata.extend(asked.metadata);
+    Ok(whole)
+}
+
+/// Has a sandbox that starts anew be set up as it was asked to be.
+fn change_setup(setup: &mut Setup, internal: &mut Internal, spec: &SandboxSpec) {
+    for (name, value) in &spec.env {
+        let before = format!("{name}=");
+        setup.env.retain(|variable| !variable.starts_with(&before));
+        setup.env.push(format!("{name}={value}"));
+    }
+    if let Some(user) = &spec.user {
+        setup.user.clone_from(user);
+    }
+    if let Some(workdir) = &spec.workdir {
+        setup.workdir.clone_from(workdir);
+        setup.make_workdir = false;
+    }
+    for volume in &spec.volumes {
+        if setup.volumes.iter().any(|known| known.target == volume.target) {
+            continue;
+        }
+        internal.sources.push(MountSource {
+            path: volume.source.clone(),
+            read_only: volume.read_only,
+            recursive: true,
+        });
+        let source = internal.sources.len() - 1;
+        setup.volumes.push(VolumeMount { source, target: volume.target.clone() });
+    }
+}
+
+/// What its root is made of must still be there.
+fn check_sources(entry: &Entry, sources: &[MountSource]) -> Result<()> {
+    // The sandbox's own directory is another one now.
+    let own = format!("/{}", entry.info().sandbox);
+    let mut others = sources.iter().filter(|source| !source.path.ends_with(&own));
+    match others.find(|source| !std::path::Path::new(&source.path).exists()) {
+        None => Ok(()),
+        Some(gone) => {
+            let what = format!("snapshot {}: {} of its image is gone", entry.id(), gone.path);
+            Err(Error::Invalid(what))
+        }
+    }
+}
+
+/// That files of an image are others now is no failure of the host's.
+pub(super) fn unfit(error: Error) -> Error {
+    match error {
+        Error::Kernel(failure) if failure.is_unfit() => Error::NotRestored(failure.what),
+        error => error,
+    }
+}
+
+pub(super) fn restore_report(begun: Instant, restored: &Restored) -> RestoreReport {
+    let [processes, threads, files] = restored.counts;
+    RestoreReport {
+        read_us: begun.elapsed().as_micros() as u64,
+        read: phases(restored.parts.clone()),
+        memory: restored.memory,
+        processes,
+        threads,
+        files,
+        ..RestoreReport::default()
+    }
+}

@@ -1,0 +1,182 @@
+//! A checksum over a directory: names, attributes and contents.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crc32fast::Hasher;
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, lgetxattr, llistxattr, openat, readlinkat,
+    statat,
+};
+
+use super::header::TreePart;
+
+/// Bytes of contents that are read at once. Names and values of attributes have 64 KiB at most: see
+/// xattr(7).
+const CHUNK: usize = 1024 * 1024;
+
+/// Reads all of a directory. What it has itself, which renaming may change, is left out.
+pub(super) fn sum(dir: &Path, go_on: &dyn Fn() -> bool) -> io::Result<TreePart> {
+    let mut sum =
+        Sum { hasher: Hasher::new(), part: TreePart::default(), buffer: vec![0; CHUNK], go_on };
+    let dir = openat(CWD, dir, DIRECTORY, Mode::empty())?;
+    sum.directory(&dir)?;
+    sum.part.checksum = sum.hasher.finalize();
+    Ok(sum.part)
+}
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+struct Sum<'a> {
+    hasher: Hasher,
+    part: TreePart,
+    buffer: Vec<u8>,
+    go_on: &'a dyn Fn() -> bool,
+}
+
+impl Sum<'_> {
+    fn directory(&mut self, dir: &OwnedFd) -> io::Result<()> {
+        let mut names: Vec<CString> = Dir::read_from(dir)?
+            .map(|entry| entry.map(|entry| entry.file_name().to_owned()))
+            .collect::<Result<_, _>>()?;
+        names.retain(|name| !matches!(name.to_bytes(), b"." | b".."));
+        names.sort_unstable();
+        names.iter().try_for_each(|name| self.entry(dir, name.to_bytes()))?;
+        // The end of one directory is not the beginning of what follows it.
+        self.hasher.update(b"/");
+        Ok(())
+    }
+
+    fn entry(&mut self, dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
+        let path = OsStr::from_bytes(name);
+        let stat = statat(dir, path, AtFlags::SYMLINK_NOFOLLOW)?;
+        self.part.entries += 1;
+        self.text(name);
+        self.attributes(dir, name, &stat)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let dir = openat(dir, path, DIRECTORY, Mode::empty())?;
+                self.directory(&dir)
+            }
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                self.contents(&openat(dir, path, flags, Mode::empty())?.into())
+            }
+            FileType::Symlink => {
+                let target = readlinkat(dir, path, Vec::new())?;
+                self.text(target.as_bytes());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.hasher.update(&(text.len() as u64).to_le_bytes());
+        self.hasher.update(text);
+    }
+
+    fn attributes(&mut self, dir: &OwnedFd, name: &[u8], stat: &Stat) -> io::Result<()> {
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        // Sizes and links of directories are their file system's business.
+        let size = if is_directory { 0 } else { stat.st_size };
+        let links = if is_directory { 0 } else { stat.st_nlink };
+        for number in [
+            u64::from(stat.st_mode),
+            u64::from(stat.st_uid),
+            u64::from(stat.st_gid),
+            size.cast_unsigned(),
+            links,
+            stat.st_rdev,
+            stat.st_mtime.cast_unsigned(),
+            stat.st_mtime_nsec,
+        ] {
+            self.hasher.update(&number.to_le_bytes());
+        }
+        let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+        path.extend_from_slice(name);
+        let path = OsStr::from_bytes(&path);
+        let length = match llistxattr(path, &mut self.buffer[..]) {
+            Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
+            length => length?,
+        };
+        let list = self.buffer.get(..length).unwrap_or_default().to_vec();
+        let mut keys: Vec<&[u8]> = list.split(|&byte| byte == 0).collect();
+        keys.retain(|key| !key.is_empty());
+        keys.sort_unstable();
+        for key in keys {
+            let length = lgetxattr(path, OsStr::from_bytes(key), &mut self.buffer[..])?;
+            let value = self.buffer.get(..length).unwrap_or_default().to_vec();
+            self.text(key);
+            self.text(&value);
+        }
+        Ok(())
+    }
+
+    fn contents(&mut self, file: &File) -> io::Result<()> {
+        let mut at = 0;
+        loop {
+            let count = file.read_at(&mut self.buffer, at)?;
+            if count == 0 {
+                break;
+            }
+            if !(self.go_on)() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            self.hasher.update(self.buffer.get(..count).unwrap_or_default());
+            at += count as u64;
+        }
+        self.part.length += at;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn sum_of(dir: &Path) -> TreePart {
+        sum(dir, &|| true).unwrap()
+    }
+
+    #[test]
+    fn every_kind_of_change_changes_the_sum() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("tree");
+        std::fs::create_dir_all(dir.join("a/b")).unwrap();
+        std::fs::write(dir.join("a/file"), "contents").unwrap();
+        symlink("target", dir.join("a/link")).unwrap();
+        let first = sum_of(&dir);
+        assert_eq!((first.entries, first.length), (4, 8));
+        std::fs::rename(&dir, temp.path().join("other")).unwrap();
+        std::fs::rename(temp.path().join("other"), &dir).unwrap();
+        assert_eq!(sum_of(&dir), first, "a name of the whole is none of its parts");
+        let file = dir.join("a/file");
+        let time = std::fs::metadata(&file).unwrap().modified().unwrap();
+        let mut sums = vec![first];
+        let mut changed = |what: &str| {
+            let sum = sum_of(&dir);
+            assert!(!sums.contains(&sum), "{what}");
+            sums.push(sum);
+        };
+        std::fs::write(&file, "cOntents").unwrap();
+        File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        changed("a byte, with the time as it was");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+        changed("a mode");
+        std::fs::rename(dir.join("a/link"), dir.join("a/link2")).unwrap();
+        changed("a name");
+        std::fs::create_dir(dir.join("a/b/c")).unwrap();
+        changed("a directory");
+        std::fs::remove_file(&file).unwrap();
+        changed("a file less");
+    }
+}
