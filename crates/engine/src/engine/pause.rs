@@ -119,7 +119,7 @@ impl Engine {
         mut setup: Setup,
         template: &Template,
     ) -> Result<()> {
-        live.revive();
+        live.revive().await;
         let internal = live.internal();
         let deadline = internal.rest_ms.map(|ms| now().saturating_add(ms));
         setup.generation = internal.generation_name();

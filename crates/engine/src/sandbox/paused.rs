@@ -19,9 +19,9 @@ impl LiveSandbox {
     }
 
     /// Makes it ready for another init, as it was when it was new.
-    pub(crate) fn revive(&self) {
+    pub(crate) async fn revive(&self) {
         self.ended.send_replace(false);
-        self.session_ended.send_replace((0, 0));
+        self.forget_session().await;
         self.inherited.store(false, Ordering::Relaxed);
         self.pidfd.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner).clear();
