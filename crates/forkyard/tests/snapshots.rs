@@ -374,10 +374,13 @@ fn another_file_in_the_image_is_refused_by_name() {
 fn files_are_kept_where_processes_cannot_be() {
     let server = TestServer::start();
     let source = create(&server, &[]);
-    // No process owns it, and so no fork copies it.
     let dir = tempfile::tempdir().unwrap();
-    let text = "#include <sys/shm.h>\n#include <unistd.h>\n#include <stdio.h>\n\
-        int main(void) { shmget(1, 4096, 01600); puts(\"ready\"); fflush(stdout); pause(); }\n";
+    let text = "#include <sys/prctl.h>\n#include <linux/seccomp.h>\n#include <linux/filter.h>\n\
+        #include <stdio.h>\n#include <unistd.h>\n\
+        struct sock_filter all = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);\n\
+        int main(void) { struct sock_fprog own = {1, &all};\n\
+        if (!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &own)) puts(\"ready\");\n\
+        fflush(stdout); pause(); }\n";
     let Some(program) = support::static_program(dir.path(), "program", text) else {
         skip!("gcc and a static libc");
     };
@@ -387,8 +390,8 @@ fn files_are_kept_where_processes_cannot_be() {
     wait_for("the program", SOON, || {
         server.ok(&["logs", &source.id, &number.to_string()]).contains("ready")
     });
-    refused(&server.cli(&["snapshot", &source.id]), 125, "System V");
-    refused(&server.cli(&["pause", &source.id]), 125, "System V");
+    refused(&server.cli(&["snapshot", &source.id]), 125, "seccomp filter");
+    refused(&server.cli(&["pause", &source.id]), 125, "seccomp filter");
     assert!(snapshots(&server).is_empty());
     snapshot(&source, &["files", "--files-only"]);
     assert!(source.commands()[0].exit.is_none(), "it goes on");

@@ -78,10 +78,7 @@ fn serve_all(
             Err(e) => return Err(Failure::new("receiving a request", &e)),
         };
         let Ok(request) = decode::<SpawnerRequest>(&message.bytes) else { continue };
-        let (reply, fds) = match serve_disk(&mut nursery, request, message.fds, socket) {
-            Ok(reply) => (reply, Vec::new()),
-            Err((request, fds)) => serve(proof, bounds, &mut nursery, request, fds, job),
-        };
+        let (reply, fds) = serve(proof, bounds, &mut nursery, socket, request, message.fds, job);
         let Some(reply) = reply else { continue };
         let Ok(bytes) = encode(&reply) else { continue };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -100,6 +97,7 @@ fn serve(
     proof: &SingleThreaded,
     bounds: &Bounds,
     nursery: &mut Nursery,
+    socket: &OwnedFd,
     request: SpawnerRequest,
     mut fds: Vec<OwnedFd>,
     job: Job,
@@ -152,11 +150,12 @@ fn serve(
             };
             (Some(reply), Vec::new())
         }
-        // They are `serve_disk`'s.
-        SpawnerRequest::TakeFiles { .. }
+        request @ (SpawnerRequest::TakeFiles { .. }
         | SpawnerRequest::Persist { .. }
         | SpawnerRequest::Pause { .. }
-        | SpawnerRequest::Restore { .. } => (None, Vec::new()),
+        | SpawnerRequest::Restore { .. }) => {
+            (serve_disk(nursery, request, fds, socket), Vec::new())
+        }
         SpawnerRequest::Job { name, payload } => {
             if !fds.is_empty() {
                 let answer = fds.remove(0);
@@ -176,22 +175,22 @@ fn serve(
     }
 }
 
-/// Serves requests to a template about snapshots on disk; gives all others back.
+/// Serves requests to a template about snapshots on disk.
 fn serve_disk(
     nursery: &mut Nursery,
     request: SpawnerRequest,
     mut fds: Vec<OwnedFd>,
     server: &OwnedFd,
-) -> Result<Option<SpawnerReply>, (SpawnerRequest, Vec<OwnedFd>)> {
+) -> Option<SpawnerReply> {
     let take = |source: proto::Source| {
         let proto::Source { init, ids, uppers, into } = source;
         Take { init, ids, uppers, into }
     };
     let nobody = |seq| {
         let why = TakeError::Failed("no socket to init".to_owned());
-        Ok(Some(SpawnerReply::NotTaken { seq, why }))
+        Some(SpawnerReply::NotTaken { seq, why })
     };
-    Ok(Some(match request {
+    Some(match request {
         SpawnerRequest::TakeFiles { seq, source } => {
             let Some(holder) = fds.pop() else { return nobody(seq) };
             match HeldFiles::take(&take(source), &holder) {
@@ -218,7 +217,7 @@ fn serve_disk(
         }
         SpawnerRequest::Pause { seq, source, dir, label } => {
             let Some(holder) = fds.pop() else { return nobody(seq) };
-            return Ok(Held::pause(seq, &take(source), &holder, (&dir, &label), server));
+            return Held::pause(seq, &take(source), &holder, (&dir, &label), server);
         }
         SpawnerRequest::Restore { seq, dir, ids } => match restore(&dir, &ids) {
             Ok((source, restored)) => {
@@ -230,8 +229,8 @@ fn serve_disk(
             }
             Err(why) => SpawnerReply::NotRestored { seq, why },
         },
-        other => return Err((other, fds)),
-    }))
+        _ => return None,
+    })
 }
 
 /// The sandbox's own directory on the host.

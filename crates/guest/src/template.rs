@@ -72,10 +72,7 @@ impl Held {
         let mut tries = 0;
         let (taken, (), done) = loop {
             tries += 1;
-            let meanwhile = || {
-                check_system_v(holder)?;
-                copy_files(what, &records, &root, true)
-            };
+            let meanwhile = || copy_files(what, &records, &root, true);
             let mut looker = Init { holder };
             let before = |taken: &Taken| before(taken, &records, &root);
             match forkyard_snapshot::take(&subject, &mut looker, meanwhile, before) {

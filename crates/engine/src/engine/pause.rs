@@ -4,7 +4,7 @@
 //! the moment that is written to disk, and what tells which of the two it is, is its state in the
 //! store. What of the other is left is removed by whoever comes next.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,15 +68,15 @@ impl Engine {
     async fn write_paused(
         &self,
         live: &LiveSandbox,
-        part: &PathBuf,
-        whole: &PathBuf,
+        part: &Path,
+        whole: &Path,
     ) -> Result<(Template, proto::Paused)> {
         self.layout.discard(part)?;
         self.layout.discard(whole)?;
         let (template, holder, source) = self.hold(live, part).await?;
         let label = self.label(&live.info().image);
         let paused = template.pause(source, part, label, &holder).await?;
-        settle(part.clone(), whole.clone()).await?;
+        settle(part.to_owned(), whole.to_owned()).await?;
         Ok((template, paused))
     }
 

@@ -46,18 +46,19 @@ fn require(condition: bool, what: &str) -> Result<()> {
 /// Whether a range of pages lies between two addresses.
 fn within((start, length): (u64, u64), (first, last): (u64, u64)) -> bool {
     let end = start.checked_add(length);
-    start % PAGE == 0
-        && length % PAGE == 0
+    start.is_multiple_of(PAGE)
+        && length.is_multiple_of(PAGE)
         && length > 0
         && start >= first
         && end.is_some_and(|end| end <= last)
 }
 
 fn check_plan(plan: &Plan) -> Result<()> {
-    let whole = plan.first % HUGE == 0 && plan.first <= plan.last && plan.last <= ADDRESSES_END;
+    let whole =
+        plan.first.is_multiple_of(HUGE) && plan.first <= plan.last && plan.last <= ADDRESSES_END;
     require(whole, "its mirrors are nowhere")?;
     let shared = plan.shared.checked_add(plan.shared_length);
-    let fits = plan.shared % PAGE == 0 && shared.is_some_and(|end| end <= ADDRESSES_END);
+    let fits = plan.shared.is_multiple_of(PAGE) && shared.is_some_and(|end| end <= ADDRESSES_END);
     require(fits, "its shared memory is nowhere")?;
     let mut behind = plan.first;
     let mut mirrors: Vec<_> = plan.mirrors.iter().collect();

@@ -112,6 +112,9 @@ fn signal_frame(auxv: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
+    /// Something that is another elsewhere, and what is said of it.
+    type Change<'a> = (&'a dyn Fn(&mut Host), &'a str);
+
     #[test]
     fn only_a_host_that_can_do_as_much_will_do() {
         let here = Host::this().unwrap();
@@ -122,15 +125,16 @@ mod tests {
             change(&mut other);
             other.fits(&here).map_err(|error| error.to_string())
         };
-        fits(&|other| drop(other.features.pop())).unwrap();
-        for (change, text) in [
-            ((&|other| other.release.push('x')) as &dyn Fn(&mut Host), "taken on Linux"),
+        fits(&|other| drop::<Option<String>>(other.features.pop())).unwrap();
+        let changes: [Change<'_>; 6] = [
+            (&|other| other.release.push('x'), "taken on Linux"),
             (&|other| other.build.push('x'), "taken on Linux"),
             (&|other| other.vendor.push('x'), "taken on a processor"),
             (&|other| other.features.push("avx9".to_owned()), "lacks avx9"),
             (&|other| other.signal_frame += 64, "vector registers"),
             (&|other| other.vdso += 4096, "the kernel's own code"),
-        ] {
+        ];
+        for (change, text) in changes {
             let error = fits(change).unwrap_err();
             assert!(error.contains(text), "{error}");
         }

@@ -149,7 +149,7 @@ fn read_pages(dir: &Path, part: Part, mut picture: Picture, plan: &Plan) -> Resu
         let start = mirror.start.wrapping_add(shift.mirrors);
         let area = areas.get(&start).copied();
         let grows = area.is_some_and(|area| area.flags.contains(b"gd"));
-        let mut pages = stage.map_again(start, mirror.length, grows)?;
+        let mut pages = Stage::map_again(start, mirror.length, grows)?;
         let mut filled = 0;
         for &(at, length) in &mirror.filled {
             let at = at.wrapping_add(shift.mirrors);

@@ -77,6 +77,7 @@ fn taken() -> Taken {
         parent: 1,
         group: 2,
         session: 2,
+        terminal: None,
         body: Body::Alive(Box::new(alive(memory))),
     };
     let picture = Picture {

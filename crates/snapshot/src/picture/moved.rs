@@ -13,7 +13,9 @@ impl Picture {
             }
         }
         for loose in &mut self.loose {
-            loose.parts.iter_mut().for_each(|(_, _, staged)| moved(staged));
+            for (_, _, staged) in &mut loose.parts {
+                moved(staged);
+            }
             match &mut loose.kind {
                 LooseKind::Anonymous { at } => *at = at.wrapping_add(shift.shared),
                 LooseKind::SystemV { at, read_only, .. } => {
@@ -34,7 +36,9 @@ fn follow_process(alive: &mut Alive, moved: &impl Fn(&mut u64)) {
         match &mut area.kind {
             AreaKind::Anonymous { staged: Some(staged) } => moved(staged),
             AreaKind::File { changed, .. } => {
-                changed.iter_mut().for_each(|(_, _, staged)| moved(staged));
+                for (_, _, staged) in changed {
+                    moved(staged);
+                }
             }
             AreaKind::Anonymous { staged: None }
             | AreaKind::Shared { .. }

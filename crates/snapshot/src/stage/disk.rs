@@ -126,7 +126,7 @@ impl Stage {
     }
 
     /// Maps a planned mirror.
-    pub(crate) fn map_again(&self, start: u64, length: u64, grows_down: bool) -> Result<Pages> {
+    pub(crate) fn map_again(start: u64, length: u64, grows_down: bool) -> Result<Pages> {
         Pages::map(start, length, grows_down).context(|| format!("mapping {length} bytes"))
     }
 
