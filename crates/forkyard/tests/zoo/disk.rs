@@ -35,7 +35,13 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("threads", &["-e", "THREADS=20"]),
     ("timerfd", &[]),
     ("timers", &[]),
+    ("ptys", &[]),
+    ("system_v", &[]),
     ("tree", &[]),
+    ("unix_credentials", &[]),
+    ("unix_datagrams", &[]),
+    ("unix_pairs", &[]),
+    ("unix_servers", &[]),
 ];
 
 #[track_caller]

@@ -22,7 +22,8 @@ impl Picture {
                     *at = at.wrapping_add(shift.shared);
                     *read_only = read_only.wrapping_add(shift.shared);
                 }
-                LooseKind::Memfd { .. } | LooseKind::Deleted { .. } | LooseKind::Removed { .. } => {}
+                LooseKind::Memfd { .. } | LooseKind::Deleted { .. } | LooseKind::Removed { .. } => {
+                }
             }
         }
     }
