@@ -4,6 +4,7 @@ mod attributes;
 mod credentials;
 mod events;
 mod files;
+mod inet;
 mod locks;
 mod loose;
 mod memory;
@@ -32,8 +33,9 @@ use crate::picture::{Body, Picture, Process};
 use crate::stage::Stage;
 use crate::times::Times;
 
-/// How long building may take. Only a host that is out of memory takes more than milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long building may take. Only a host that is out of memory, or has a hundred others to run,
+/// takes more than milliseconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a sandbox lends to the processes that are built in it.
 pub trait Home {

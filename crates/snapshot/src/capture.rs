@@ -1,8 +1,10 @@
 //! Taking the picture: everything is stopped, and is asked what it is.
 
 mod attributes;
+mod connections;
 mod descriptors;
 mod events;
+mod inet;
 mod locks;
 mod loose;
 mod memory;
@@ -70,6 +72,8 @@ pub struct Subject {
     pub ipc: PathBuf,
     /// Device of its `/dev/pts`.
     pub terminal_device: u64,
+    /// It is in the host's network, where there are others.
+    pub host_network: bool,
     /// A socket that lists those of its network namespace, see [`forkyard_sys::sockets::diag`].
     pub diag: Option<Arc<OwnedFd>>,
 }
@@ -221,6 +225,8 @@ impl Capture<'_> {
         self.resolve_entries()?;
         self.look_at_terminals(looker)?;
         self.look_into_sockets(looker)?;
-        self.resolve_sockets()
+        self.resolve_sockets()?;
+        self.look_into_datagrams(looker)?;
+        self.connect_ends(looker)
     }
 }

@@ -5,9 +5,12 @@
 //! does those: it puts all back whatever becomes of the template, and when init itself is killed,
 //! all that it could leave behind is gone as well.
 
+mod underway;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+pub(crate) use self::underway::SENT_END;
 use forkyard_sys::sockets::{Peeked, peek, set_number};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +19,9 @@ use crate::picture::{Look, LookError};
 /// The most that is taken of one socket's messages, in bytes: well above what the kernel lets wait
 /// unless its limits were raised a lot.
 pub(crate) const MOST: usize = 16 * 1024 * 1024;
+
+/// The same of one end of a connection.
+pub(crate) const STREAM_MOST: usize = 48 * 1024 * 1024;
 
 /// What a message counts for beside its bytes, as there may be any number of empty ones.
 const EACH: usize = 64;
@@ -50,6 +56,8 @@ pub enum Request {
     /// For the messages that wait in sockets which have something to be read, for each with this
     /// much room for what comes with a message: see [`forkyard_sys::sockets::peek`].
     Messages(Vec<u32>),
+    /// For what the first descriptor's TCP connection has sent, and the second's has not received.
+    Underway,
 }
 
 /// What init answers.
@@ -58,6 +66,8 @@ pub enum Answer {
     /// Messages of each socket, none where there are too many; only of the first few sockets where
     /// there is much: the rest is to be asked for again.
     Messages(Vec<Option<Vec<Waiting>>>),
+    /// Bytes on their way.
+    Bytes(serde_bytes::ByteBuf),
     /// It could not tell: an errno.
     Failed(i32),
 }
@@ -78,8 +88,12 @@ pub struct Waiting {
 
 /// Answers, as init, what it is asked.
 pub fn answer(request: &Request, fds: &[OwnedFd]) -> Answer {
-    let done = match request {
-        Request::Messages(rooms) => messages_of_all(fds, rooms).map(Answer::Messages),
+    let done = match (request, fds) {
+        (Request::Messages(rooms), _) => messages_of_all(fds, rooms).map(Answer::Messages),
+        (Request::Underway, [near, far]) => {
+            underway::underway(near, far).map(|bytes| Answer::Bytes(bytes.into()))
+        }
+        (Request::Underway, _) => Err(io::ErrorKind::InvalidInput.into()),
     };
     done.unwrap_or_else(|error| Answer::Failed(error.raw_os_error().unwrap_or(libc::EINVAL)))
 }
@@ -157,10 +171,24 @@ pub(crate) fn ask_messages(
         match looker.look_into(Request::Messages(rooms), &fds)? {
             Answer::Messages(some) if !some.is_empty() => all.extend(some),
             Answer::Failed(errno) => return Err(io::Error::from_raw_os_error(errno)),
-            Answer::Messages(_) => return Err(io::ErrorKind::InvalidData.into()),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
     Ok(all)
+}
+
+/// Has init look at what a TCP connection's `near` end has been given to send and its `far` end has
+/// not received.
+pub(crate) fn ask_underway(
+    looker: &mut dyn Looker,
+    near: &OwnedFd,
+    far: &OwnedFd,
+) -> io::Result<Vec<u8>> {
+    match looker.look_into(Request::Underway, &[near.as_fd(), far.as_fd()])? {
+        Answer::Bytes(bytes) => Ok(bytes.into_vec()),
+        Answer::Failed(errno) => Err(io::Error::from_raw_os_error(errno)),
+        Answer::Messages(_) => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 #[cfg(test)]

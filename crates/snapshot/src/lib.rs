@@ -24,6 +24,7 @@ mod inject;
 mod inside;
 mod interrupted;
 mod listing;
+mod options;
 pub mod picture;
 mod proc;
 mod registers;

@@ -5,6 +5,7 @@
 
 mod attributes;
 pub mod events;
+mod inet;
 mod locks;
 mod loose;
 mod moved;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use attributes::{ProcessAttributes, ThreadAttributes};
+pub use inet::{Connection, Datagram, Far, Inet, InetState};
 pub use locks::{Lock, LockKind, SignalOwner};
 pub use loose::{FileRef, Loose, LooseKind, Rest};
 pub use system_v::{Queue, Semaphores};
@@ -329,6 +331,8 @@ pub enum DescriptionKind {
     Event(events::Event),
     /// A Unix socket.
     UnixSocket(sockets::Socket),
+    /// A socket of IPv4 or IPv6.
+    Inet(Box<Inet>),
     /// A side of a terminal: index into the picture's terminals.
     Terminal {
         /// Which.

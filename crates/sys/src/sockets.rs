@@ -3,6 +3,7 @@
 //! See [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html).
 
 pub mod diag;
+pub mod inet;
 pub mod unix;
 
 use std::io;
@@ -59,6 +60,17 @@ pub fn set_option(socket: impl AsFd, level: i32, name: i32, value: &[u8]) -> io:
 /// Changes an option that is a number.
 pub fn set_number(socket: impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     set_option(socket, level, name, &value.to_ne_bytes())
+}
+
+/// How many bytes were sent, and have not been acknowledged or read: `SIOCOUTQ`, see [tcp(7)].
+///
+/// [tcp(7)]: https://man7.org/linux/man-pages/man7/tcp.7.html
+pub fn unsent(socket: impl AsFd) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes one int.
+    let result = unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 { Ok(count.cast_unsigned() as usize) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A message that waits in a socket.

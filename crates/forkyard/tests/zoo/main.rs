@@ -14,6 +14,7 @@ mod credentials;
 mod disk;
 mod events;
 mod files;
+mod inet_sockets;
 mod interactive;
 mod locks;
 mod memory;

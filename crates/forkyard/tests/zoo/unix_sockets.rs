@@ -55,6 +55,12 @@ fn fork_refuses_unix_sockets_that_cannot_be_looked_into_and_leaves_all_in_them()
 }
 
 #[test]
+fn fork_refuses_abstract_names_in_the_hosts_network() {
+    let text = "an abstract name in the host's network, which a copy cannot have as well";
+    refused_with("unix_refused", text, &["--net", "host"], &["-e", "ZOO=abstract"]);
+}
+
+#[test]
 fn fork_refuses_connections_that_lead_out_of_the_sandbox_by_a_volume() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();

@@ -12,7 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::locks;
 use super::loose::{self, Made};
 use super::terminals::Terminals;
-use super::{Home, events, sockets};
+use super::{Home, events, inet, sockets};
 use crate::error::{Context, Result};
 use crate::listing;
 use crate::picture::{AreaKind, Body, Description, DescriptionKind, FileRef, Picture, Pipe};
@@ -63,6 +63,7 @@ pub(super) fn open_all(
     }
     let loose = loose::make_all(picture, stage, home)?;
     let mut made = sockets::make_all(picture)?;
+    let mut internet = inet::open_all(picture)?;
     let mut descriptions = Vec::with_capacity(picture.descriptions.len());
     for (index, description) in picture.descriptions.iter().enumerate() {
         let opened = match &description.kind {
@@ -71,6 +72,7 @@ pub(super) fn open_all(
             }
             DescriptionKind::OfProcess(_) => None,
             DescriptionKind::UnixSocket(_) => made.all.remove(&index),
+            DescriptionKind::Inet(_) => internet.remove(&index),
             kind => {
                 let file = match kind {
                     DescriptionKind::Terminal { .. } => terminals.take(index)?,
@@ -128,7 +130,8 @@ fn open_one(
         DescriptionKind::Event(_)
         | DescriptionKind::OfProcess(_)
         | DescriptionKind::Terminal { .. }
-        | DescriptionKind::UnixSocket(_) => {
+        | DescriptionKind::UnixSocket(_)
+        | DescriptionKind::Inet(_) => {
             Err(crate::error::unreadable("a picture: what is made elsewhere"))
         }
     }

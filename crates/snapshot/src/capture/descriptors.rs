@@ -1,6 +1,7 @@
 //! Descriptors, and the open file descriptions that they share.
 
 use std::cmp::Ordering;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use forkyard_sys::remote::{self, Kind};
@@ -10,6 +11,8 @@ use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::Capture;
+use super::connections::End;
+use super::inet::WithDatagrams;
 use super::loose::DELETED;
 use super::sockets::Found;
 use super::waiting::Waiting;
@@ -32,6 +35,12 @@ pub(crate) struct Descriptions {
     pub(super) waiting: Vec<Waiting>,
     /// Unix sockets whose peers are not resolved.
     pub(super) sockets: Vec<Found>,
+    /// TCP sockets that are connected, connect or listen.
+    pub(super) ends: Vec<End>,
+    /// Sockets of UDP that nobody has looked into.
+    pub(super) datagrams: Vec<WithDatagrams>,
+    /// Groups that somebody is a member of, with the index of an interface.
+    pub(super) multicast: Option<Vec<(IpAddr, u32)>>,
     /// Inodes of the pipes.
     inodes: Vec<(u64, u64)>,
 }
@@ -146,13 +155,16 @@ impl Capture<'_> {
                 Ok(DescriptionKind::Path(seen.link.clone()))
             }
             FileType::CharacterDevice | FileType::BlockDevice => Err(seen.refuse("a device")),
-            FileType::Socket => {
-                match sockets::number(&seen.copy, libc::SOL_SOCKET, libc::SO_DOMAIN) {
-                    Ok(libc::AF_UNIX) => self.unix_socket(seen).map(DescriptionKind::UnixSocket),
-                    _ => Err(seen.refuse("a socket")),
-                }
-            }
+            FileType::Socket => self.socket(seen),
             _ => Err(seen.refuse("a kernel object that cannot be copied")),
+        }
+    }
+
+    fn socket(&mut self, seen: &Seen<'_>) -> Result<DescriptionKind> {
+        let family = sockets::number(&seen.copy, libc::SOL_SOCKET, libc::SO_DOMAIN);
+        match family.context(|| "getsockopt SO_DOMAIN".to_owned())? {
+            libc::AF_UNIX => self.unix_socket(seen).map(DescriptionKind::UnixSocket),
+            family => self.inet_socket(seen, family),
         }
     }
 

@@ -89,6 +89,13 @@ impl Capture<'_> {
             options,
             ..Socket::default()
         };
+        let peer_name = unix::name(&seen.copy, true).context(failed)?;
+        let is_abstract =
+            |name: &Option<Vec<u8>>| name.as_ref().is_some_and(|it| it.starts_with(b"\0"));
+        if self.subject.host_network && (is_abstract(&socket.name) || is_abstract(&peer_name)) {
+            let what = "an abstract name in the host's network, which a copy cannot have as well";
+            return Err(seen.refuse(what));
+        }
         let mut messages = None;
         if kind == libc::SOCK_STREAM {
             socket.unread.extend(self.unread_bytes(seen, &socket)?);
@@ -100,7 +107,7 @@ impl Capture<'_> {
             waiting: Waiting::of(seen, self.descriptions.all.len()),
             kind,
             fails,
-            peer_name: unix::name(&seen.copy, true).context(failed)?,
+            peer_name,
             messages,
         });
         Ok(socket)

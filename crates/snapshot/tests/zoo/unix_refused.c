@@ -95,6 +95,7 @@ int main(void) {
         listener = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
         if (is("proc")) strcpy(address.sun_path, "/proc/self/cwd/server");
         if (is("outside")) strcpy(address.sun_path, "/volume/server");
+        if (is("abstract")) memcpy(address.sun_path, "\0forkyard zoo", 14);
         if (!is("outside"))
             MUST(bind(listener, (void *)&address, sizeof address) == 0 && listen(listener, 5) == 0);
         MUST(connect(client, (void *)&address, sizeof address) == 0);
