@@ -14,6 +14,7 @@ mod process;
 mod sharing;
 mod signals;
 mod sockets;
+mod stops;
 mod system_v;
 mod terminals;
 mod thread;
@@ -22,7 +23,7 @@ mod unix_diag;
 mod waiting;
 mod watches;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use terminals::Terminals;
 pub(crate) use descriptors::Descriptions;
 pub(crate) use loose::LooseFiles;
 use sharing::Sharing;
+use stops::Stops;
 
 /// What of a sandbox leads out of it: pipes and files, by device and inode, with a number of the
 /// asker's.
@@ -122,6 +124,8 @@ pub fn take<T, U>(
         groups: Map::read(subject.init, "gid_map")?,
         mappings: HashMap::new(),
         loose: LooseFiles::default(),
+        stops: Stops::new(),
+        untold_stops: BTreeSet::new(),
         memory_device,
         memory_files,
         tells_guards,
@@ -175,6 +179,9 @@ struct Capture<'a> {
     groups: Map,
     mappings: HashMap<Pid, Vec<Mapping>>,
     loose: LooseFiles,
+    stops: Stops,
+    /// Processes whose parents have not been told that they stopped.
+    untold_stops: BTreeSet<u32>,
     /// The device of shared memory and memfds.
     memory_device: u64,
     /// Devices of the sandbox's file systems in memory.
@@ -191,6 +198,11 @@ impl Capture<'_> {
             let status = Status::read(stopped.pid)?;
             let stat = Stat::read(stopped.pid)?;
             self.inner_ids.insert(stopped.pid, status.inner_id("NSpid"));
+            if let Some(parent) = Pid::from_raw(stat.field(4) as i32)
+                && stopped.job_control.is_some()
+            {
+                self.stops.entry(parent).or_default().push(status.inner_id("NSpid"));
+            }
             read.push((stopped, status, stat));
         }
         let mut sharing = Sharing::default();
@@ -220,6 +232,7 @@ impl Capture<'_> {
                 body,
             });
         }
+        self.finish_stops();
         self.check_queues()?;
         self.finish_loose()?;
         self.resolve_entries()?;

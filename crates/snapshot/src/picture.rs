@@ -117,6 +117,8 @@ pub struct Alive {
     pub posix_timers: Vec<PosixTimer>,
     /// It is stopped for job control, by this signal.
     pub stopped: Option<i32>,
+    /// Its parent has not been told of that yet.
+    pub stop_untold: bool,
     /// `PR_SET_DUMPABLE`
     pub dumpable: bool,
     /// `PR_SET_CHILD_SUBREAPER`

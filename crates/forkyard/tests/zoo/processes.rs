@@ -16,3 +16,8 @@ fn fork_keeps_unread_bytes_of_pipes_and_fifos() {
 fn fork_keeps_groups_sessions_zombies_orphans_and_stopped_processes() {
     survives("tree");
 }
+
+#[test]
+fn fork_keeps_who_has_been_told_of_stopped_processes() {
+    survives("stops");
+}

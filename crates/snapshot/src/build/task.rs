@@ -163,10 +163,11 @@ fn see_ended(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
     }
 }
 
-/// Waits for children that shall be stopped, and takes note of that, as their parent did.
+/// Waits for children that shall be stopped, and takes note of that where their parent did.
 fn see_stopped(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
     for child in site.children(pid).filter(|child| child.is_stopped()) {
-        let how = libc::WSTOPPED as u64;
+        let untold = matches!(&child.body, Body::Alive(alive) if alive.stop_untold);
+        let how = (libc::WSTOPPED | if untold { libc::WNOWAIT } else { 0 }) as u64;
         ops.push(Op::call(libc::SYS_waitid, [ONE_PROCESS, child.pid.into(), 0, how, 0, 0]));
     }
 }

@@ -49,6 +49,7 @@ impl Capture<'_> {
         let length = asked + if shared_pages > 0 { shared_pages + THREAD_ROOM } else { 0 };
         let mut hand = Hand::new(self.tree, self.tail, pid, vdso, length, (inner, &stat.name))?;
         let leader = ask_leader(&mut hand, pid, status)?;
+        self.read_stops(&mut hand, pid)?;
         let mut threads = Vec::with_capacity(stopped.threads.len());
         let mut ids = BTreeMap::new();
         let mut locked = 0;
@@ -93,6 +94,7 @@ impl Capture<'_> {
             timers: leader.timers,
             posix_timers,
             stopped: stopped.job_control,
+            stop_untold: false,
             dumpable: leader.dumpable,
             subreaper: leader.subreaper,
             oom_score: number(&proc::read(pid, "oom_score_adj")?),

@@ -126,6 +126,7 @@ fn alive(memory: Memory) -> Alive {
         timers: [[0; 4]; 3],
         posix_timers: Vec::new(),
         stopped: None,
+        stop_untold: false,
         dumpable: true,
         subreaper: false,
         oom_score: 0,
