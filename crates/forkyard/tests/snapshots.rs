@@ -173,15 +173,17 @@ fn a_paused_sandbox_goes_on_where_it_was_after_the_server_is_gone() {
 
 #[test]
 fn a_paused_sandbox_keeps_name_and_time_and_does_not_keep_the_server() {
-    let server = TestServer::start();
-    let source = create(&server, &["--name", "box", "--timeout", "1h"]);
+    let mut server = TestServer::start();
+    create(&server, &["--name", "box", "--timeout", "1h"]);
     server.ok(&["pause", "box"]);
-    assert_eq!(source.inspect().deadline, None);
+    let inspect = |server: &TestServer| Sandbox { server, id: "box".to_owned() }.inspect().deadline;
+    assert_eq!(inspect(&server), None);
     refused(&server.cli(&["create", "--name", "box"]), 125, "name taken");
     assert!(server.ok(&["ls"]).contains("paused"));
     server.ok(&["stop"]);
+    server.restart();
     server.ok(&["resume", "box"]);
-    let left = source.inspect().deadline.unwrap() - forkyard_engine::clock::now();
+    let left = inspect(&server).unwrap() - forkyard_engine::clock::now();
     assert!(left > 3_500_000 && left <= 3_600_000, "{left}");
     server.ok(&["pause", "box"]);
     server.ok(&["rm", "box"]);

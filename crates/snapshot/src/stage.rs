@@ -16,6 +16,7 @@ use forkyard_sys::memory::{ADDRESSES_END, Pages};
 use crate::error::{Context, Error, Result, unreadable};
 
 pub(crate) use disk::{Plan, Shift};
+pub(crate) use dress::dress;
 
 pub(crate) const HUGE: u64 = 2 * 1024 * 1024;
 

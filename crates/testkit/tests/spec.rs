@@ -93,10 +93,16 @@ fn exists(root: &Path, rows: &[String], reference: &str) -> bool {
 /// The names of the benchmark's rows, as its source has them; `...` for what is filled in.
 fn bench_rows(root: &Path) -> Vec<String> {
     let bench = root.join("crates/forkyard/src/bench");
-    let sections = fs::read_dir(&bench).expect("the sources of the benchmark");
-    let files = sections.map(|entry| entry.expect("an entry").path());
+    let mut files = vec![bench.with_extension("rs")];
+    let mut unread = vec![bench];
+    while let Some(dir) = unread.pop() {
+        for entry in fs::read_dir(&dir).expect("the sources of the benchmark") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { unread.push(path) } else { files.push(path) }
+        }
+    }
     let mut rows = Vec::new();
-    for file in files.chain([bench.with_extension("rs")]) {
+    for file in files {
         let source = fs::read_to_string(&file).expect("a source of the benchmark");
         rows.extend(source.split('"').skip(1).step_by(2).map(blank));
     }

@@ -13,7 +13,7 @@ use crate::error::{Context, Result};
 use crate::picture::{Area, AreaKind, FileRef, LooseKind, Memory};
 use crate::proc::{self, Mapping, Stat, refuse};
 use crate::seize::Stopped;
-use crate::stage::Stage;
+use crate::stage::{Stage, dress};
 
 const HUGE: u64 = 2 * 1024 * 1024;
 
@@ -241,18 +241,7 @@ impl Capture<'_> {
             .map(|(start, end)| (start, start - mapping.start + at, end - start))
             .collect();
         Source::of(pid, mapping)?.fill(&mut mirror, &parts)?;
-        for (flag, advice) in [
-            (b"mg", libc::MADV_MERGEABLE),
-            (b"wf", libc::MADV_WIPEONFORK),
-            (b"hg", libc::MADV_HUGEPAGE),
-            (b"nh", libc::MADV_NOHUGEPAGE),
-            (b"dd", libc::MADV_DONTDUMP),
-        ] {
-            if mapping.flags.contains(flag) {
-                mirror.advise(at, length, advice).context(|| "madvise".to_owned())?;
-            }
-        }
-        mirror.protect(protection(mapping)).context(|| "mprotect".to_owned())?;
+        dress(&mut mirror, &mapping.flags, protection(mapping))?;
         self.stage.keep(mirror, parts.iter().map(|(.., length)| length).sum());
         Ok(at)
     }

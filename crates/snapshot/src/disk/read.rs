@@ -17,7 +17,7 @@ use super::{FILES, HEADER, Mark, PAGES, PICTURE, Saved, check, tree};
 use crate::capture::Taken;
 use crate::picture::{Area, AreaKind, Body, Picture};
 use crate::proc;
-use crate::stage::{Plan, Stage};
+use crate::stage::{Plan, Stage, dress};
 use crate::times::Times;
 
 /// Bytes of pages that are read at once: they are summed while they are in the processor's cache.
@@ -167,7 +167,7 @@ fn read_pages(dir: &Path, part: Part, mut picture: Picture, plan: &Plan) -> Resu
             filled += length;
         }
         if let Some(area) = area {
-            area.dress(&mut pages)?;
+            dress(&mut pages, &area.flags, area.protection)?;
         }
         stage.keep(pages, filled);
     }

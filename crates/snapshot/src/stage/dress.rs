@@ -3,23 +3,21 @@
 use forkyard_sys::memory::Pages;
 
 use crate::error::{Context, Result};
-use crate::picture::Area;
 
-impl Area {
-    /// Gives a mirror of it, whose contents are there, advice and protection.
-    pub(crate) fn dress(&self, mirror: &mut Pages) -> Result<()> {
-        let (at, length) = (mirror.start(), mirror.length());
-        for (flag, advice) in [
-            (b"mg", libc::MADV_MERGEABLE),
-            (b"wf", libc::MADV_WIPEONFORK),
-            (b"hg", libc::MADV_HUGEPAGE),
-            (b"nh", libc::MADV_NOHUGEPAGE),
-            (b"dd", libc::MADV_DONTDUMP),
-        ] {
-            if self.flags.contains(flag) {
-                mirror.advise(at, length, advice).context(|| "madvise".to_owned())?;
-            }
+/// Gives a mirror whose contents are there the advice and the protection of its area: `flags` as
+/// `VmFlags` of /proc/PID/smaps has them.
+pub(crate) fn dress(mirror: &mut Pages, flags: &[[u8; 2]], protection: u32) -> Result<()> {
+    let (at, length) = (mirror.start(), mirror.length());
+    for (flag, advice) in [
+        (b"mg", libc::MADV_MERGEABLE),
+        (b"wf", libc::MADV_WIPEONFORK),
+        (b"hg", libc::MADV_HUGEPAGE),
+        (b"nh", libc::MADV_NOHUGEPAGE),
+        (b"dd", libc::MADV_DONTDUMP),
+    ] {
+        if flags.contains(flag) {
+            mirror.advise(at, length, advice).context(|| "madvise".to_owned())?;
         }
-        mirror.protect(self.protection).context(|| "mprotect".to_owned())
     }
+    mirror.protect(protection).context(|| "mprotect".to_owned())
 }
