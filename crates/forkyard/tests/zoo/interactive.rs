@@ -174,7 +174,7 @@ fn a_half_typed_prompt_of_python_is_finished_in_each_fork() {
     for (n, mut seat) in seat.fork().into_iter().enumerate() {
         seat.run(&format!("{n}) + 1000"), &format!("{}\r\n>>> ", 1041 + n));
         seat.run("raise KeyboardInterrupt('by ' + 'hand')", "by hand\r\n>>> ");
-        seat.run("import time; print('sleep' + 'ing'); time.sleep(1000)", "sleeping\r\n");
+        seat.run("print('loop' + 'ing'); exec('while 1: pass')", "looping\r\n");
         seat.press(INTERRUPT, "KeyboardInterrupt\r\n>>> ");
         seat.run("lock.locked(), threading.active_count()", "(False, 1)\r\n>>> ");
         seat.leave(END);
