@@ -208,8 +208,10 @@ fn open_root(setup: &Setup) -> Result<(Root, Option<Wall>), Failure> {
     if !setup.landlock {
         return Ok((root, None));
     }
-    let dir = forkyard_sys::mount::open_dir("/").map_err(|e| Failure::new("opening /", &e))?;
-    let wall = Wall::prepare(dir.as_fd(), setup.host_network)
+    let open = forkyard_sys::mount::open_dir;
+    let dir = open("/").map_err(|e| Failure::new("opening /", &e))?;
+    let queues = open("/dev/mqueue").map_err(|e| Failure::new("opening /dev/mqueue", &e))?;
+    let wall = Wall::prepare(dir.as_fd(), Some(queues.as_fd()), setup.host_network)
         .map_err(|e| Failure::new(e.to_string(), &io::ErrorKind::Other.into()))?;
     Ok((root, Some(wall)))
 }

@@ -10,6 +10,7 @@ mod loose;
 mod memory;
 mod of_processes;
 mod program;
+mod queues;
 mod sockets;
 mod system_v;
 mod task;
@@ -71,6 +72,7 @@ pub fn build(
     let nodes = tree::plan(picture)?;
     let mut terminals = Terminals::make(proof, picture, home)?;
     system_v::make_all(picture, home)?;
+    queues::make_all(picture)?;
     let files = files::open_all(proof, picture, stage, home, &mut terminals)?;
     times.mark("open");
     let control = Control::new(stage.work())?;

@@ -11,6 +11,7 @@ mod memory;
 mod named;
 mod peers;
 mod process;
+pub(crate) mod queues;
 mod sharing;
 mod signals;
 mod sockets;
@@ -233,10 +234,10 @@ impl Capture<'_> {
             });
         }
         self.finish_stops();
-        self.check_queues()?;
         self.finish_loose()?;
         self.resolve_entries()?;
         self.look_at_terminals(looker)?;
+        self.look_into_queues(looker)?;
         self.look_into_sockets(looker)?;
         self.resolve_sockets()?;
         self.look_into_datagrams(looker)?;

@@ -58,6 +58,8 @@ pub enum Request {
     Messages(Vec<u32>),
     /// For what the first descriptor's TCP connection has sent, and the second's has not received.
     Underway,
+    /// For what is in a POSIX message queue, which is open for reading and writing and not waiting.
+    Queue,
 }
 
 /// What init answers.
@@ -68,6 +70,18 @@ pub enum Answer {
     Messages(Vec<Option<Vec<Waiting>>>),
     /// Bytes on their way.
     Bytes(serde_bytes::ByteBuf),
+    /// What a queue can hold and holds: how many messages, of how many bytes, and those that there
+    /// are with their priorities, next first.
+    Queue {
+        /// How many messages at most.
+        capacity: u32,
+        /// How many bytes each at most.
+        size: u32,
+        /// Bytes and priority.
+        messages: Vec<(serde_bytes::ByteBuf, u32)>,
+    },
+    /// It may not be touched: somebody is to be told of its next message.
+    Awaited,
     /// It could not tell: an errno.
     Failed(i32),
 }
@@ -93,7 +107,8 @@ pub fn answer(request: &Request, fds: &[OwnedFd]) -> Answer {
         (Request::Underway, [near, far]) => {
             underway::underway(near, far).map(|bytes| Answer::Bytes(bytes.into()))
         }
-        (Request::Underway, _) => Err(io::ErrorKind::InvalidInput.into()),
+        (Request::Queue, [queue]) => crate::capture::queues::look_into(queue),
+        (Request::Underway | Request::Queue, _) => Err(io::ErrorKind::InvalidInput.into()),
     };
     done.unwrap_or_else(|error| Answer::Failed(error.raw_os_error().unwrap_or(libc::EINVAL)))
 }
@@ -187,7 +202,7 @@ pub(crate) fn ask_underway(
     match looker.look_into(Request::Underway, &[near.as_fd(), far.as_fd()])? {
         Answer::Bytes(bytes) => Ok(bytes.into_vec()),
         Answer::Failed(errno) => Err(io::Error::from_raw_os_error(errno)),
-        Answer::Messages(_) => Err(io::ErrorKind::InvalidData.into()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod events;
 mod inet;
 mod locks;
 mod loose;
+mod message_queues;
 mod moved;
 pub mod sockets;
 mod system_v;
@@ -15,6 +16,7 @@ mod terminals;
 mod timers;
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,7 @@ pub use attributes::{ProcessAttributes, ThreadAttributes};
 pub use inet::{Connection, Datagram, Far, Inet, InetState};
 pub use locks::{Lock, LockKind, SignalOwner};
 pub use loose::{FileRef, Loose, LooseKind, Rest};
+pub use message_queues::MessageQueue;
 pub use system_v::{Queue, Semaphores};
 pub use terminals::{Look, LookError, Side, Slave, Stop, Terminal, Unread};
 pub use timers::PosixTimer;
@@ -43,6 +46,8 @@ pub struct Picture {
     pub semaphores: Vec<Semaphores>,
     /// System V message queues.
     pub queues: Vec<Queue>,
+    /// POSIX message queues.
+    pub message_queues: Vec<MessageQueue>,
     /// What has not been read of pipes that come from outside, by their numbers.
     pub inputs: BTreeMap<u64, serde_bytes::ByteBuf>,
 }
@@ -329,6 +334,8 @@ pub enum DescriptionKind {
     Loose(usize),
     /// A pipe: index into the picture's pipes.
     Pipe(usize),
+    /// A POSIX message queue, opened by its name.
+    MessageQueue(CString),
     /// What tells of events.
     Event(events::Event),
     /// A Unix socket.

@@ -31,6 +31,7 @@ pub mod host;
 pub mod landlock;
 pub mod lock;
 pub mod memory;
+pub mod message_queues;
 pub mod mount;
 pub mod net;
 pub mod process;

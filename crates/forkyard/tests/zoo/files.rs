@@ -25,6 +25,11 @@ fn fork_keeps_how_far_directories_were_read() {
 }
 
 #[test]
+fn fork_keeps_posix_message_queues_and_what_is_in_them() {
+    survives("message_queues");
+}
+
+#[test]
 fn fork_keeps_files_that_tell_of_processes() {
     survives("proc_files");
 }
@@ -60,8 +65,11 @@ fn fork_refuses_what_files_cannot_be_opened_again() {
     for (kind, text) in [
         ("lease", "(/tmp/leased): a file lease"),
         ("proc", "a file of a process in /proc"),
-        ("queue", "(/dev/mqueue/queue): a POSIX message queue"),
-        ("closed queue", "/dev/mqueue/queue: a POSIX message queue"),
+        ("queue", "(/queue (deleted)): a deleted POSIX message queue"),
+        (
+            "awaited queue",
+            "/dev/mqueue/queue: a POSIX message queue that somebody waits to be told of",
+        ),
         ("directory", "a directory of a process in /proc"),
     ] {
         refused_with("refused_file", text, &[], &["-e", &format!("ZOO={kind}")]);

@@ -127,6 +127,11 @@ fn open_one(
             };
             open_pipe_end(end, flags)
         }
+        DescriptionKind::MessageQueue(name) => {
+            let how = (flags & (OFlags::RWMODE | OFlags::NONBLOCK)).bits().cast_signed();
+            forkyard_sys::message_queues::open(name, how | libc::O_CLOEXEC)
+                .context(|| format!("opening the message queue {}", name.to_string_lossy()))
+        }
         DescriptionKind::Event(_)
         | DescriptionKind::OfProcess(_)
         | DescriptionKind::Terminal { .. }

@@ -10,20 +10,20 @@ use rustix::process::Pid;
 use super::descriptors::Seen;
 use super::loose::{DELETED, Key, seals};
 use super::{Capture, Subject};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::listing;
 use crate::picture::{DescriptionKind, FileRef, LooseKind};
 use crate::proc;
 
 /// Kinds of file systems, `linux/magic.h`, whose files cannot be opened again.
-const REFUSED: [(u64, &str); 3] = [
-    (0x1980_0202, "a POSIX message queue"),
-    (0x9584_58f6, "huge pages of hugetlbfs"),
-    (0x5345_434d, "secret memory"),
-];
+const REFUSED: [(u64, &str); 2] =
+    [(0x9584_58f6, "huge pages of hugetlbfs"), (0x5345_434d, "secret memory")];
 
 /// How many names are looked at in search of a file.
 const SEARCHED: u32 = 100_000;
+
+/// `MQUEUE_MAGIC` of the kernel's ipc/mqueue.c.
+const QUEUES: u64 = 0x1980_0202;
 
 /// `PROC_SUPER_MAGIC`
 const PROC: u64 = 0x9fa0;
@@ -72,6 +72,9 @@ impl Capture<'_> {
         self.check_locks(seen, system)?;
         if let Some((_, what)) = REFUSED.iter().find(|(magic, _)| *magic == system) {
             return Err(seen.refuse(what));
+        }
+        if system == QUEUES {
+            return self.queue(seen);
         }
         if system == PROC && of_a_process(&seen.link) {
             return if self.can_be_opened_again(seen) {
@@ -138,16 +141,6 @@ impl Capture<'_> {
         told && parts.next().is_none()
             && flags & OFlags::RWMODE == OFlags::RDONLY
             && process.is_some_and(is_there)
-    }
-
-    /// Refuses message queues that nobody has open: what is in them cannot be looked at.
-    pub(super) fn check_queues(&self) -> Result<()> {
-        let queues = std::fs::read_dir(self.subject.path.join("dev/mqueue"));
-        let Some(Ok(queue)) = queues.ok().and_then(|mut queues| queues.next()) else {
-            return Ok(());
-        };
-        let what = format!("/dev/mqueue/{}: a POSIX message queue", queue.file_name().display());
-        Err(Error::Refused { pid: 1, name: "init".to_owned(), what })
     }
 
     /// Another name of a file that was deleted under the one by which it was opened.

@@ -17,16 +17,22 @@ int main(void) {
         zoo_await_fork();
         MUST(write(fd, "renamed", 7) == 7);
     } else if (strcmp(kind, "queue") == 0) {
-        mqd_t queue = open("/dev/mqueue/queue", O_RDWR | O_CREAT, 0600);
-        MUST(mq_send(queue, "message", 7, 1) == 0);
+        mqd_t queue = mq_open("/queue", O_RDWR | O_CREAT, 0600, NULL);
+        MUST(mq_send(queue, "message", 7, 1) == 0 && mq_unlink("/queue") == 0);
         zoo_await_fork();
         char text[8192];
         MUST(mq_receive(queue, text, sizeof text, NULL) == 7);
-    } else if (strcmp(kind, "closed queue") == 0) {
-        int queue = open("/dev/mqueue/queue", O_RDWR | O_CREAT, 0600);
-        MUST(queue >= 0 && close(queue) == 0);
+    } else if (strcmp(kind, "awaited queue") == 0) {
+        mqd_t queue = mq_open("/queue", O_RDWR | O_CREAT, 0600, NULL);
+        struct sigevent told = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+        struct timespec most = {20, 0};
+        sigset_t signals;
+        sigemptyset(&signals);
+        sigaddset(&signals, SIGUSR1);
+        MUST(sigprocmask(SIG_BLOCK, &signals, NULL) == 0 && mq_notify(queue, &told) == 0);
         zoo_await_fork();
-        MUST(access("/dev/mqueue/queue", F_OK) == 0);
+        MUST(mq_send(queue, "message", 7, 1) == 0);
+        MUST(sigtimedwait(&signals, NULL, &most) == SIGUSR1);
     } else if (strcmp(kind, "volume") == 0) {
         int fd = open("/volume/file", O_RDWR | O_CREAT, 0600);
         struct flock lock = {.l_type = F_WRLCK};
