@@ -11,10 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use forkyard_engine::model::{Fork, State};
-use forkyard_testkit::leaks::{self, Process};
 use forkyard_testkit::{TestServer, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{SOON, Sandbox, create, refused};
+use support::{SOON, Sandbox, create, refused, templates};
 
 /// Forks a sandbox; what the server says of it.
 #[track_caller]
@@ -160,29 +159,6 @@ impl Random {
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % end
     }
-}
-
-/// A file of `/proc` of a process, or nothing when it is gone.
-fn proc_file(process: &Process, file: &str) -> String {
-    fs::read_to_string(format!("/proc/{}/{file}", process.pid)).unwrap_or_default()
-}
-
-fn parent(process: &Process) -> Option<u32> {
-    let stat = proc_file(process, "stat");
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// Templates of a server: children of its spawner in the same pid namespace as that.
-fn templates(server: &TestServer) -> Vec<Process> {
-    let Some(server) = server.pid() else { return Vec::new() };
-    let all = leaks::descendants(server);
-    let spawner = all.iter().find(|process| parent(process) == Some(server)).map(|p| p.pid);
-    let is_template = |process: &Process| {
-        let status = proc_file(process, "status");
-        let ids = status.lines().find(|line| line.starts_with("NSpid:"));
-        parent(process) == spawner && ids.is_some_and(|ids| ids.split_whitespace().count() == 2)
-    };
-    all.into_iter().filter(is_template).collect()
 }
 
 /// A sandbox with threads, a pipeline and memory that checks itself, so that what a stopped process

@@ -14,6 +14,7 @@ use forkyard_engine::model::{
     Created, NewSnapshot, Paused, Resumed, Snapshot, SnapshotKind, SnapshotState, State,
 };
 use forkyard_testkit::{TestServer, image_dir, skip, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
 use support::{SOON, Sandbox, create, refused, stderr};
 
 /// Takes a snapshot; what the server says of it.
@@ -508,6 +509,41 @@ fn a_server_killed_while_it_pauses_or_resumes_leaves_a_whole_sandbox() {
     let [paused, running, again, resumed] = counts;
     eprintln!("{paused} paused, {running} not; {resumed} resumed, {again} not");
     is_tidy(&server, 0, 0, 0);
+}
+
+#[test]
+fn a_template_killed_while_it_writes_harms_nobody() {
+    let server = TestServer::start();
+    let source = counting(&server);
+    make_large(&source);
+    let mut random = Random(0x5eed_0023);
+    for round in 0..20 {
+        let what = if round % 2 == 0 { "pause" } else { "snapshot" };
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| server.cli(&[what, &source.id]));
+            while !asked.is_finished() {
+                let Some(template) = support::templates(&server).into_iter().next() else {
+                    continue;
+                };
+                thread::sleep(Duration::from_micros(random.below(120_000)));
+                let pid = Pid::from_raw(template.pid.cast_signed()).unwrap();
+                let _ = kill_process(pid, Signal::KILL);
+                break;
+            }
+            asked.join().unwrap();
+        });
+        if source.inspect().state == State::Paused {
+            is_tidy(&server, 1, 0, snapshots(&server).len());
+            server.ok(&["resume", &source.id]);
+        }
+        goes_on(&source);
+        for whole in snapshots(&server) {
+            assert_eq!(whole.state, SnapshotState::Ready);
+            server.ok(&["snapshots", "rm", whole.id.as_str()]);
+        }
+        is_tidy(&server, 1, 1, 0);
+    }
+    assert_eq!(source.say("echo ${#large}"), "20000000\n");
 }
 
 #[test]

@@ -38,19 +38,23 @@ impl Engine {
             Ok(written) => written,
             Err(error) => {
                 // It goes on as it was.
-                self.layout.discard(&part)?;
-                self.layout.discard(&whole)?;
+                self.sweep_paused(live.id())?;
                 self.trash.sweep();
                 return Err(error);
             }
         };
         // From here on it is paused, whoever dies.
-        live.change("pause", "", |sandbox, internal| {
+        let change = live.change("pause", "", |sandbox, internal| {
             sandbox.state = State::Paused;
             sandbox.pid = None;
             internal.rest_ms = sandbox.deadline.take().map(|at| at.saturating_sub(now()));
             internal.ephemeral = false;
-        })?;
+        });
+        if let Err(error) = change {
+            self.sweep_paused(live.id())?;
+            self.trash.sweep();
+            return Err(error);
+        }
         let flushed = self.store.flush().await;
         live.kill();
         // Who traces them is in the way of their end.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use forkyard_engine::model::{Command as Listed, Exit, Sandbox as Described, SessionOutput, State};
 use forkyard_testkit::TestServer;
+use forkyard_testkit::leaks::{self, Process};
 use serde_json::{Value, json};
 
 /// How long anything may take that should take milliseconds, on a machine that is busy.
@@ -250,4 +251,27 @@ pub fn with_small_disk(dir: &Path, size: &str) -> Option<PathBuf> {
     let mut probe = Command::new("sh");
     probe.args(["-c", &format!("{enter} mount -t tmpfs none /mnt")]);
     forkyard_testkit::finish(&mut probe, b"").status.success().then_some(program)
+}
+
+/// A file of `/proc` of a process, or nothing when it is gone.
+fn proc_file(process: &Process, file: &str) -> String {
+    fs::read_to_string(format!("/proc/{}/{file}", process.pid)).unwrap_or_default()
+}
+
+fn parent(process: &Process) -> Option<u32> {
+    let stat = proc_file(process, "stat");
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Templates of a server: children of its spawner in the same pid namespace as that.
+pub fn templates(server: &TestServer) -> Vec<Process> {
+    let Some(server) = server.pid() else { return Vec::new() };
+    let all = leaks::descendants(server);
+    let spawner = all.iter().find(|process| parent(process) == Some(server)).map(|p| p.pid);
+    let is_template = |process: &Process| {
+        let status = proc_file(process, "status");
+        let ids = status.lines().find(|line| line.starts_with("NSpid:"));
+        parent(process) == spawner && ids.is_some_and(|ids| ids.split_whitespace().count() == 2)
+    };
+    all.into_iter().filter(is_template).collect()
 }
