@@ -188,19 +188,12 @@ impl From<forkyard_guest::proto::Source> for Source {
 }
 
 impl Template {
-    /// Takes a sandbox's picture. `holder` is the end of a socket to its init.
-    pub(crate) async fn take(
-        &self,
-        source: Source,
-        holder: &OwnedFd,
-    ) -> Result<(Setup, TakeReport)> {
+    /// Begins to take a sandbox's picture. `holder` is the end of a socket to its init.
+    pub(crate) async fn take(self, source: Source, holder: &OwnedFd) -> Result<Taking> {
         let Source { init, ids, uppers, into } = source;
         let request = |seq| SpawnerRequest::Take { seq, init, ids, uppers, into };
-        match ask(&self.link, request, &[holder.as_fd()]).await? {
-            (SpawnerReply::Taken { setup, report, .. }, _) => Ok((*setup, report)),
-            (SpawnerReply::NotTaken { why, .. }, _) => Err(Error::NotForked(why)),
-            _ => Err(confused()),
-        }
+        let answer = begin(&self.link, request, &[holder.as_fd()]).await?;
+        Ok(Taking { template: self, answer })
     }
 
     /// Makes the init of a clone: as [`Spawner::spawn`].
@@ -213,6 +206,34 @@ impl Template {
         listener: &OwnedFd,
     ) -> Result<Spawned> {
         spawn(&self.link, place, sources, setup, control, listener).await
+    }
+}
+
+/// A picture that is being taken.
+#[derive(Debug)]
+pub(crate) struct Taking {
+    template: Template,
+    answer: Answer,
+}
+
+/// A picture that was taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) template: Template,
+    pub(crate) setup: Setup,
+    pub(crate) report: TakeReport,
+}
+
+impl Taking {
+    /// Waits until it is taken.
+    pub(crate) async fn finish(self) -> Result<Taken> {
+        match finish(self.answer).await? {
+            (SpawnerReply::Taken { setup, report, .. }, _) => {
+                Ok(Taken { template: self.template, setup: *setup, report })
+            }
+            (SpawnerReply::NotTaken { why, .. }, _) => Err(Error::NotForked(why)),
+            _ => Err(confused()),
+        }
     }
 }
 
@@ -247,8 +268,22 @@ async fn ask(
     request: impl FnOnce(u64) -> SpawnerRequest,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(SpawnerReply, Vec<OwnedFd>)> {
+    finish(begin(link, request, fds).await?).await
+}
+
+/// What a spawner's answer comes through.
+type Answer = tokio::sync::oneshot::Receiver<(SpawnerReply, Vec<OwnedFd>)>;
+
+async fn begin(
+    link: &Link<SpawnerReply>,
+    request: impl FnOnce(u64) -> SpawnerRequest,
+    fds: &[BorrowedFd<'_>],
+) -> Result<Answer> {
     let message = |seq| encode(&request(seq)).unwrap_or_default();
-    let answer = link.request(message, fds).await.map_err(gone)?;
+    link.request(message, fds).await.map_err(gone)
+}
+
+async fn finish(answer: Answer) -> Result<(SpawnerReply, Vec<OwnedFd>)> {
     match answer.await {
         Ok((SpawnerReply::Failed { failure, .. }, _)) => Err(Error::Kernel(failure)),
         Ok(answer) => Ok(answer),

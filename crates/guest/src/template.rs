@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use forkyard_snapshot::disk::Mark;
 use forkyard_snapshot::picture::{Look, LookError};
 use forkyard_snapshot::{
-    Answer, Error, Looker, Outside, Picture, Request, Stage, Subject, Taken, copy_tree,
+    Answer, Copies, Error, Looker, Outside, Picture, Request, Stage, Subject, Taken, copy_tree,
 };
 use forkyard_sys::channel;
 use rustix::process::Pid;
@@ -69,13 +69,14 @@ impl Held {
     ) -> Result<(Self, TakeReport, T), TakeError> {
         let Subjects { records, root, subject, _ipc } = Subjects::ask(what, holder)?;
         let taken_at = now();
+        let mut copies = Copies::default();
         let mut tries = 0;
         let (taken, (), done) = loop {
             tries += 1;
             let meanwhile = || copy_files(what, &records, &root, true);
             let mut looker = Init { holder };
             let before = |taken: &Taken| before(taken, &records, &root);
-            match forkyard_snapshot::take(&subject, &mut looker, meanwhile, before) {
+            match forkyard_snapshot::take(&subject, &mut looker, &mut copies, meanwhile, before) {
                 Err(Error::Unsteady(_)) if try_again(tries) => {}
                 done => break done.map_err(|error| take_error(&error))?,
             }

@@ -31,6 +31,7 @@ use self::terminals::Terminals;
 use self::tree::{Node, Role};
 use crate::error::{Context, Error, Result};
 use crate::picture::{Body, Picture, Process};
+use crate::proc::{self, Mapping};
 use crate::stage::Stage;
 use crate::times::Times;
 
@@ -86,6 +87,7 @@ pub fn build(
         work: stage.work() + WORK,
         shared: stage.shared(),
         inherited: attributes::Inherited::read()?,
+        own: proc::places(rustix::process::getpid())?,
     };
     for &root in nodes.roots() {
         site.fork(proof, root).context(|| "clone3 with a process id".to_owned())?;
@@ -110,6 +112,8 @@ struct Site<'a> {
     /// The first address of room that each has for itself.
     work: u64,
     inherited: attributes::Inherited,
+    /// What this process, and so every fork of it, has mapped.
+    own: Vec<Mapping>,
     /// The first address of memory that processes share, up to the control page.
     shared: u64,
 }

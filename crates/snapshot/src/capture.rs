@@ -28,17 +28,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use forkyard_sys::terminal;
 use rustix::process::Pid;
 
+use crate::ahead::Ahead;
 use crate::error::{Error, Result};
 use crate::ids::Map;
 use crate::inject::Tail;
 use crate::inside::Looker;
 use crate::picture::{Body, Picture, Process};
 use crate::proc::{Mapping, Stat, Status};
-use crate::seize::{Stopped, Tree};
+use crate::seize::{Scope, Stopped, Tree};
 use crate::stage::Stage;
 use crate::times::Times;
 use terminals::Terminals;
@@ -92,6 +94,13 @@ pub struct Taken {
     pub times: Times,
 }
 
+/// What was copied of a sandbox that still runs: it stays valid when a try fails.
+#[derive(Debug, Default)]
+pub struct Copies {
+    stage: Stage,
+    ahead: Ahead,
+}
+
 /// Stops all processes of a sandbox, takes their picture, and lets them go on.
 ///
 /// `looker` asks its init what only that one may look at. `meanwhile` is called when all are
@@ -100,24 +109,31 @@ pub struct Taken {
 pub fn take<T, U>(
     subject: &Subject,
     looker: &mut dyn Looker,
+    copies: &mut Copies,
     meanwhile: impl FnOnce() -> Result<T>,
     before: impl FnOnce(&Taken) -> U,
 ) -> Result<(Taken, T, U)> {
     let mut times = Times::default();
+    times.begin();
     let tail = Tail::find()?;
     let memory_device = named::memory_device()?;
     let memory_files = named::memory_files(subject);
-    let tells_guards = memory::tells_guards();
     let _inside = system_v::Inside::enter(&subject.ipc)?;
-    times.begin();
-    let tree = Tree::stop(subject.init, subject.leave.clone())?;
+    let own = crate::proc::places(rustix::process::getpid())?;
+    let Copies { stage, ahead } = copies;
+    ahead.copy(subject, &tail, stage)?;
+    times.mark("ahead");
+    times.stop();
+    let tree = Tree::stop(Scope::Below(subject.init, subject.leave.clone()))?;
     times.mark("stop");
     let mut capture = Capture {
         tree: &tree,
         tail: &tail,
         subject,
         picture: Picture::default(),
-        stage: Stage::default(),
+        own: own.iter().map(|area| (area.start, area.end)).collect(),
+        stage,
+        ahead,
         descriptions: Descriptions::default(),
         terminals: Terminals::kept(subject.terminals.iter().map(|(&pts, &keeper)| (pts, keeper))),
         inner_ids: HashMap::new(),
@@ -129,7 +145,6 @@ pub fn take<T, U>(
         untold_stops: BTreeSet::new(),
         memory_device,
         memory_files,
-        tells_guards,
     };
     let processes = tree.processes();
     match capture.read_all(&processes, looker) {
@@ -141,14 +156,15 @@ pub fn take<T, U>(
     times.mark("read");
     let with = meanwhile()?;
     times.mark("files");
-    let Capture { mut picture, stage, descriptions, loose, .. } = capture;
+    let Capture { mut picture, descriptions, loose, .. } = capture;
     picture.descriptions = descriptions.all;
     picture.pipes = descriptions.pipes;
     picture.loose = loose.all;
-    let mut taken = Taken { picture, stage, times };
+    ahead.settle(stage);
+    let mut taken = Taken { picture, stage: std::mem::take(stage), times };
     let done = before(&taken);
     tree.let_go();
-    taken.times.stopped();
+    taken.times.stopped(ahead.stopped);
     Ok((taken, with, done))
 }
 
@@ -156,12 +172,13 @@ pub fn take<T, U>(
 pub fn hold_still<T>(subject: &Subject, work: impl FnOnce() -> Result<T>) -> Result<(T, Times)> {
     let mut times = Times::default();
     times.begin();
-    let tree = Tree::stop(subject.init, subject.leave.clone())?;
+    times.stop();
+    let tree = Tree::stop(Scope::Below(subject.init, subject.leave.clone()))?;
     times.mark("stop");
     let done = work()?;
     times.mark("files");
     tree.let_go();
-    times.stopped();
+    times.stopped(Duration::ZERO);
     Ok((done, times))
 }
 
@@ -171,7 +188,10 @@ struct Capture<'a> {
     tail: &'a Tail,
     subject: &'a Subject,
     picture: Picture,
-    stage: Stage,
+    /// What this process has mapped itself.
+    own: Vec<(u64, u64)>,
+    stage: &'a mut Stage,
+    ahead: &'a mut Ahead,
     descriptions: Descriptions,
     terminals: Terminals,
     /// Ids inside, by those on the host.
@@ -187,8 +207,6 @@ struct Capture<'a> {
     memory_device: u64,
     /// Devices of the sandbox's file systems in memory.
     memory_files: Vec<u64>,
-    /// This kernel tells where guard pages are.
-    tells_guards: bool,
 }
 
 impl Capture<'_> {

@@ -8,13 +8,14 @@
 //! back what it was, see [`forkyard_sys::stub`].
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use forkyard_sys::ptrace::{self, Change, Registers, Rseq};
 use forkyard_sys::remote;
 use forkyard_sys::stub::{self, Op};
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::error::{Context, Error, Result};
 use crate::interrupted::{hide_stop, leave_sequence, restart};
@@ -46,7 +47,7 @@ impl Tail {
             what: "looking for room behind the vDSO".to_owned(),
             source: std::io::ErrorKind::Unsupported.into(),
         };
-        let all = crate::proc::mappings(me)?;
+        let all = crate::proc::places(me)?;
         let vdso = all.iter().find(|area| area.name == b"[vdso]").ok_or_else(failed)?;
         let length = (vdso.end - vdso.start) as usize;
         let memory = open_memory(me)?;
@@ -114,6 +115,18 @@ pub(crate) struct Hand<'a> {
     threads: Vec<(Pid, Original)>,
     /// The process's id inside and its name, for messages.
     who: (u32, &'a [u8]),
+}
+
+/// What a thread is doing for us.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    tid: Pid,
+    /// Where its ops are, and how long they and what follows them is.
+    at: u64,
+    length: usize,
+    /// How many they are, and where in all of it their data begins.
+    ops: usize,
+    data_at: usize,
 }
 
 /// What a thread was before it made calls for us.
@@ -185,6 +198,12 @@ impl<'a> Hand<'a> {
         ops: &[Op],
         data: &mut [u8],
     ) -> Result<Vec<i64>> {
+        let asked = self.begin(tid, at, ops, data)?;
+        self.answer(&asked, data)
+    }
+
+    /// Begins what [`Self::ask`] does: several threads can be at it at the same time.
+    pub(crate) fn begin(&mut self, tid: Pid, at: u64, ops: &[Op], data: &[u8]) -> Result<Asked> {
         let Original { registers, mask, .. } = self.original(tid)?;
         let ops_at = self.area + at;
         let mask_at = ops_at + ((ops.len() + 3) * size_of::<Op>()) as u64;
@@ -200,15 +219,49 @@ impl<'a> Hand<'a> {
             return Err(Error::Unsteady("a process asks for more than expected".to_owned()));
         }
         self.write(ops_at, &bytes)?;
-        self.go(tid, ops_at)?;
-        self.read(ops_at, &mut bytes)?;
-        let (ops_back, data_back) = bytes.split_at(data_at);
+        self.start(tid, ops_at)?;
+        Ok(Asked { tid, at: ops_at, length: bytes.len(), ops: ops.len(), data_at })
+    }
+
+    /// Waits until a thread has done what it was asked, and reads what it kept.
+    pub(crate) fn answer(&self, asked: &Asked, data: &mut [u8]) -> Result<Vec<i64>> {
+        self.await_trap(asked.tid)?;
+        let mut bytes = vec![0; asked.length];
+        self.read(asked.at, &mut bytes)?;
+        let (ops_back, data_back) = bytes.split_at(asked.data_at);
         data.copy_from_slice(data_back);
-        let results = ops_back.chunks_exact(size_of::<Op>()).take(ops.len()).map(|op| {
+        let results = ops_back.chunks_exact(size_of::<Op>()).take(asked.ops).map(|op| {
             let result = op.get(stub::RESULT..).unwrap_or_default();
             i64::from_le_bytes(result.try_into().unwrap_or_default())
         });
         Ok(results.collect())
+    }
+
+    /// Has a thread make a descriptor, and takes it: it is closed there even if this process dies
+    /// meanwhile.
+    pub(crate) fn ask_for_descriptor(&mut self, tid: Pid, call: Op) -> Result<OwnedFd> {
+        let result = self.area + stub::RESULT as u64;
+        let close = self.area + 3 * size_of::<Op>() as u64;
+        let ops = [
+            call.keep(),
+            Op::copy(close + stub::ARGUMENT as u64, result, 8),
+            Op::trap(),
+            Op::call(libc::SYS_close, [u64::MAX, 0, 0, 0, 0, 0]),
+        ];
+        let number = self.ask(tid, 0, &ops, &mut [])?.first().copied().unwrap_or_default();
+        let failed = || "a descriptor of a process that is forked".to_owned();
+        if number < 0 {
+            let error = std::io::Error::from_raw_os_error(-number as i32);
+            return Err(error).context(failed);
+        }
+        let open = || {
+            let process = pidfd_open(self.pid, PidfdFlags::empty())?;
+            pidfd_getfd(&process, number as i32, PidfdGetfdFlags::empty())
+        };
+        let taken = open().context(failed);
+        let close = Op::call(libc::SYS_close, [number.cast_unsigned(), 0, 0, 0, 0, 0]);
+        self.ask(tid, 0, &[close], &mut [])?;
+        taken
     }
 
     /// What a thread was before it made calls for us.
@@ -236,6 +289,11 @@ impl<'a> Hand<'a> {
 
     /// Starts the stub in a thread, and waits until it traps; gives its last result.
     fn go(&mut self, tid: Pid, ops: u64) -> Result<i64> {
+        self.start(tid, ops)?;
+        self.await_trap(tid)
+    }
+
+    fn start(&mut self, tid: Pid, ops: u64) -> Result<()> {
         let mut registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
         registers.rip = self.base;
         registers.r12 = ops;
@@ -252,10 +310,19 @@ impl<'a> Hand<'a> {
         if let Some((_, original)) = entered {
             original.entered = true;
         }
-        go().context(|| "starting the stub".to_owned())?;
-        self.wait(tid, |change| change == Change::Event(libc::PTRACE_EVENT_SECCOMP))?;
-        let registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
-        Ok(registers.r13.cast_signed())
+        go().context(|| "starting the stub".to_owned())
+    }
+
+    fn await_trap(&self, tid: Pid) -> Result<i64> {
+        loop {
+            self.wait(tid, |change| change == Change::Event(libc::PTRACE_EVENT_SECCOMP))?;
+            let registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
+            if registers.orig_rax == u64::from(stub::TRAP_CALL) {
+                return Ok(registers.r13.cast_signed());
+            }
+            // Another call that the filter leaves to us.
+            ptrace::resume(tid, 0).context(|| "PTRACE_CONT".to_owned())?;
+        }
     }
 
     fn wait(&self, tid: Pid, wanted: impl Fn(Change) -> bool) -> Result<()> {
@@ -294,19 +361,15 @@ impl<'a> Hand<'a> {
     }
 
     fn give_back(&mut self) -> Result<()> {
-        let mut done = Ok(());
+        let threads = std::mem::take(&mut self.threads);
+        let Some(((leader, _), others)) = threads.split_first() else { return Ok(()) };
         // Others first: what brings them back if we die is in the area.
-        while let Some((tid, original)) = self.threads.pop() {
-            if self.threads.is_empty() && self.area != 0 && done.is_ok() {
-                done = self.unmap(tid);
-            }
-            // One that is about to get a signal goes on when that is delivered.
-            if original.entered && !self.tree.owes(tid) {
-                done = self.release(tid, &original).and(done);
-            }
+        let mut done = self.release(others);
+        if self.area != 0 && done.is_ok() {
+            done = self.unmap(*leader);
         }
         // A thread that is still in the stub needs it to find back.
-        done?;
+        self.release(threads.get(..1).unwrap_or_default()).and(done)?;
         self.memory
             .write_all_at(&self.tail.bytes, self.base)
             .context(|| "writing behind the vDSO".to_owned())
@@ -322,22 +385,35 @@ impl<'a> Hand<'a> {
         self.go(leader, ops_at).map(drop)
     }
 
-    /// Takes a thread out of its trap: registers that say which call was interrupted can be set
-    /// where it stops for us, but not in the middle of a call.
-    fn release(&self, tid: Pid, original: &Original) -> Result<()> {
-        let leave = || {
+    /// Takes threads out of their traps: registers that say which call was interrupted can be set
+    /// where a thread stops for us, but not in the middle of a call.
+    fn release(&self, threads: &[(Pid, Original)]) -> Result<()> {
+        // One that is about to get a signal goes on when that is delivered.
+        let inside = threads
+            .iter()
+            .filter(|(tid, original)| original.entered && !self.tree.owes(*tid))
+            .collect::<Vec<_>>();
+        let leave = |tid| {
             let mut out = ptrace::registers(tid)?;
             out.orig_rax = u64::MAX;
             ptrace::set_registers(tid, &out)?;
             ptrace::interrupt(tid)?;
             ptrace::resume(tid, 0)
         };
-        leave().context(|| "leaving the stub".to_owned())?;
-        self.wait(tid, |change| matches!(change, Change::Interrupted { .. }))?;
-        // In this order: with its own mask the stub would still bring it back, not so without.
-        ptrace::set_signal_mask(tid, original.mask)
-            .and_then(|()| ptrace::set_registers(tid, &original.registers))
-            .context(|| "PTRACE_SETREGS".to_owned())
+        let mut done = Ok(());
+        let left = inside.iter().map(|(tid, _)| leave(*tid)).collect::<Vec<_>>();
+        for ((tid, original), left) in inside.iter().zip(left) {
+            let restored = left.context(|| "leaving the stub".to_owned()).and_then(|()| {
+                self.wait(*tid, |change| matches!(change, Change::Interrupted { .. }))?;
+                // In this order: with its own mask the stub would still bring it back, not so
+                // without.
+                ptrace::set_signal_mask(*tid, original.mask)
+                    .and_then(|()| ptrace::set_registers(*tid, &original.registers))
+                    .context(|| "PTRACE_SETREGS".to_owned())
+            });
+            done = restored.and(done);
+        }
+        done
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {

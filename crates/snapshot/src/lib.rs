@@ -14,11 +14,13 @@
 //!
 //! One program for each kind of kernel object, forked live and compared, by the binary's tests.
 
+mod ahead;
 mod build;
 mod capture;
 pub mod disk;
 mod error;
 mod files;
+mod filled;
 mod ids;
 mod inject;
 mod inside;
@@ -34,7 +36,7 @@ mod terminal;
 mod times;
 
 pub use build::{Home, build};
-pub use capture::{Outside, Subject, Taken, hold_still, take};
+pub use capture::{Copies, Outside, Subject, Taken, hold_still, take};
 pub use error::Error;
 pub use files::copy_tree;
 pub use inside::{Answer, Looker, Request, Waiting, answer};

@@ -1,15 +1,28 @@
 //! What /proc tells of a process, read.
 
+use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
 
+use rustix::buffer::spare_capacity;
 use rustix::process::Pid;
 
 use crate::error::{Context, Error, Result, unreadable};
 
+/// Most of these files are shorter, and are read at once: their length is not known before.
+const ROOM: usize = 8 * 1024;
+
 /// Reads a file of a process.
 pub(crate) fn read(pid: Pid, file: &str) -> Result<Vec<u8>> {
     let path = format!("/proc/{pid}/{file}");
-    std::fs::read(&path).context(|| format!("reading {path}"))
+    let read_all = || {
+        let open = File::open(&path)?;
+        let mut bytes = Vec::with_capacity(ROOM);
+        while rustix::io::read(&open, spare_capacity(&mut bytes))? > 0 {
+            bytes.reserve(ROOM / 2);
+        }
+        Ok::<_, std::io::Error>(bytes)
+    };
+    read_all().context(|| format!("reading {path}"))
 }
 
 /// Reads a link of a process.
@@ -153,6 +166,21 @@ impl Mapping {
 /// The mappings of a process.
 pub(crate) fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
     parse_mappings(&read(pid, "smaps")?).ok_or_else(|| unreadable("/proc/PID/smaps"))
+}
+
+/// The same, but only where they are and what they are called.
+pub(crate) fn places(pid: Pid) -> Result<Vec<Mapping>> {
+    let maps = read(pid, "maps")?;
+    let lines = maps.split(|&b| b == b'\n').filter(|line| !line.is_empty());
+    let all: Option<Vec<Mapping>> = lines.map(parse_mapping).collect();
+    all.ok_or_else(|| unreadable("/proc/PID/maps"))
+}
+
+/// Where a process has its vDSO.
+pub(crate) fn vdso(pid: Pid) -> Result<u64> {
+    let all = places(pid)?;
+    let found = all.iter().find(|mapping| mapping.name == b"[vdso]");
+    found.map(|mapping| mapping.start).ok_or_else(|| unreadable("/proc/PID/maps"))
 }
 
 pub(crate) fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {

@@ -37,12 +37,48 @@ struct Thread {
     job_control: Option<i32>,
 }
 
-/// The processes of a sandbox, all of their threads stopped; dropping it lets them go on.
+/// Whom to stop.
+#[derive(Clone, Debug)]
+pub(crate) enum Scope {
+    /// Every process below an init, but for those that are none of the sandbox's.
+    Below(Pid, Vec<Pid>),
+    /// One process.
+    One(Pid),
+}
+
+impl Scope {
+    /// Processes, in the order of a walk from the top.
+    pub(crate) fn walk(&self) -> Vec<Pid> {
+        let (init, leave) = match self {
+            Self::Below(init, leave) => (*init, leave),
+            Self::One(pid) => return vec![*pid],
+        };
+        let mut found = vec![init];
+        let mut next = 0;
+        while let Some(&pid) = found.get(next) {
+            next += 1;
+            let Ok(tids) = proc::numbers(pid, "task") else { continue };
+            for tid in tids {
+                // A thread or process that is gone has no children any more.
+                let Ok(text) = proc::read(pid, &format!("task/{tid}/children")) else { continue };
+                let text = String::from_utf8_lossy(&text);
+                let children = text
+                    .split_ascii_whitespace()
+                    .filter_map(|word| Pid::from_raw(word.parse().ok()?))
+                    .filter(|child| !leave.contains(child) && !found.contains(child));
+                let children: Vec<Pid> = children.collect();
+                found.extend(children);
+            }
+        }
+        found.remove(0);
+        found
+    }
+}
+
+/// Processes, all of their threads stopped; dropping it lets them go on.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    init: Pid,
-    /// Children of init that are none of the sandbox's.
-    leave: Vec<Pid>,
+    scope: Scope,
     threads: HashMap<Pid, Thread>,
     zombies: Vec<Pid>,
     events: OwnedFd,
@@ -65,12 +101,11 @@ pub(crate) struct Stopped {
 }
 
 impl Tree {
-    /// Stops every process below `init` but those to `leave` alone, init's own.
-    pub(crate) fn stop(init: Pid, leave: Vec<Pid>) -> Result<Self> {
+    /// Stops all threads of these processes.
+    pub(crate) fn stop(scope: Scope) -> Result<Self> {
         let events = signal::child_events().context(|| "signalfd".to_owned())?;
         let mut tree = Self {
-            init,
-            leave,
+            scope,
             threads: HashMap::new(),
             zombies: Vec::new(),
             events,
@@ -118,7 +153,7 @@ impl Tree {
 
     /// The processes, parents before their children.
     pub(crate) fn processes(&self) -> Vec<Stopped> {
-        self.walk().into_iter().map(|pid| self.process(pid)).collect()
+        self.scope.walk().into_iter().map(|pid| self.process(pid)).collect()
     }
 
     fn process(&self, pid: Pid) -> Stopped {
@@ -133,33 +168,10 @@ impl Tree {
         Stopped { pid, threads, job_control }
     }
 
-    /// Processes below init, in the order of a walk from the top.
-    fn walk(&self) -> Vec<Pid> {
-        let mut found = vec![self.init];
-        let mut next = 0;
-        while let Some(&pid) = found.get(next) {
-            next += 1;
-            let Ok(tids) = proc::numbers(pid, "task") else { continue };
-            for tid in tids {
-                // A thread or process that is gone has no children any more.
-                let Ok(text) = proc::read(pid, &format!("task/{tid}/children")) else { continue };
-                let text = String::from_utf8_lossy(&text);
-                let children = text
-                    .split_ascii_whitespace()
-                    .filter_map(|word| Pid::from_raw(word.parse().ok()?))
-                    .filter(|child| !self.leave.contains(child) && !found.contains(child));
-                let children: Vec<Pid> = children.collect();
-                found.extend(children);
-            }
-        }
-        found.remove(0);
-        found
-    }
-
     /// Seizes threads that are not yet known, and tells whether there were any.
     fn seize_new(&mut self) -> Result<bool> {
         let mut found = false;
-        for pid in self.walk() {
+        for pid in self.scope.walk() {
             if self.zombies.contains(&pid) {
                 continue;
             }

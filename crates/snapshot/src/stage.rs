@@ -8,6 +8,7 @@ mod disk;
 mod dress;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -29,9 +30,9 @@ const WORK_ROOM: u64 = 1 << 30;
 /// A range of addresses that no process of the picture uses.
 #[derive(Debug, Default)]
 pub struct Stage {
+    start: u64,
     next: u64,
     end: u64,
-    shared: u64,
     work: u64,
     /// What is mapped, until it is let go.
     kept: RefCell<Vec<Pages>>,
@@ -39,9 +40,9 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Finds room for `length` bytes where none of these ranges is, and for memory that the
-    /// processes of a clone share, another `shared`, a multiple of 2 MiB.
-    pub(crate) fn find(mut used: Vec<(u64, u64)>, length: u64, shared: u64) -> Result<Self> {
+    /// Takes the inner half of the largest gap between these ranges: what grows meanwhile does so
+    /// at their ends.
+    pub(crate) fn find(mut used: Vec<(u64, u64)>) -> Result<Self> {
         used.push((0, LOWEST));
         used.push((ADDRESSES_END, u64::MAX));
         used.sort_unstable();
@@ -53,18 +54,34 @@ impl Stage {
             }
             behind = behind.max(end);
         }
-        let start = best.0.next_multiple_of(HUGE) + HUGE;
-        let end = best.1.saturating_sub(HUGE);
-        let wanted = length.saturating_add(shared).saturating_add(WORK_ROOM);
-        if end.saturating_sub(start) < wanted {
-            return Err(Error::Failed {
-                what: format!("looking for {length} free bytes of address space"),
-                source: std::io::ErrorKind::OutOfMemory.into(),
-            });
+        let margin = (best.1 - best.0) / 4;
+        let start = (best.0 + margin).next_multiple_of(HUGE);
+        let end = (best.1 - margin) / HUGE * HUGE;
+        if end.saturating_sub(start) < 2 * WORK_ROOM {
+            return Err(no_room(2 * WORK_ROOM));
         }
         let work = end - WORK_ROOM;
-        let shared = work - shared;
-        Ok(Self { next: start, end: shared, shared, work, ..Self::default() })
+        Ok(Self { start, next: start, end: work, work, ..Self::default() })
+    }
+
+    /// Whether a range was found.
+    pub(crate) fn is_found(&self) -> bool {
+        self.start != 0
+    }
+
+    /// Whether none of these ranges is in it.
+    pub(crate) fn is_clear_of(&self, used: &[(u64, u64)]) -> bool {
+        let end = self.work + WORK_ROOM;
+        used.iter().all(|&(first, behind)| behind <= self.start || end <= first)
+    }
+
+    /// Sets room aside for memory that the processes of a clone share: a multiple of 2 MiB.
+    pub(crate) fn set_aside(&mut self, shared: u64) -> Result<()> {
+        match self.work.checked_sub(shared).filter(|end| *end >= self.next) {
+            Some(end) => self.end = end,
+            None => return Err(no_room(shared)),
+        }
+        Ok(())
     }
 
     /// Makes a mirror of an area.
@@ -73,7 +90,7 @@ impl Stage {
         // A stack keeps its distance from what lies below.
         let end = (at + length).next_multiple_of(HUGE) + HUGE;
         if end > self.end {
-            return Err(Error::Unsteady("memory grew while it was measured".to_owned()));
+            return Err(no_room(length));
         }
         self.next = end;
         Pages::map(at, length, grows_down).context(|| format!("mapping {length} bytes"))
@@ -82,7 +99,7 @@ impl Stage {
     /// Keeps a mirror that holds this many bytes.
     pub(crate) fn keep(&self, pages: Pages, filled: u64) {
         self.kept.borrow_mut().push(pages);
-        self.filled.set(self.filled.get() + filled);
+        self.count(filled);
     }
 
     /// How many bytes were copied.
@@ -95,14 +112,14 @@ impl Stage {
         self.kept.borrow_mut().drain(..).try_for_each(Pages::unmap)
     }
 
-    /// Where the next mirror will be, at least.
-    pub(crate) fn position(&self) -> u64 {
-        self.next
+    /// From the first mirror to where the next will be, at least.
+    pub(crate) fn mirrors(&self) -> (u64, u64) {
+        (self.start, self.next)
     }
 
     /// The first address of the room for memory that processes share: up to [`Self::work`].
     pub(crate) fn shared(&self) -> u64 {
-        self.shared
+        self.end
     }
 
     /// Copies what is staged to other pages.
@@ -115,6 +132,38 @@ impl Stage {
     pub(crate) fn write_to(&self, file: impl AsFd, at: u64, part: (u64, u64)) -> Result<()> {
         let (staged, length) = part;
         self.with(part, |from| from.write_to(staged, length, file, at))
+    }
+
+    /// Changes the mirror that begins at an address.
+    pub(crate) fn change<T>(
+        &self,
+        start: u64,
+        work: impl FnOnce(&mut Pages) -> Result<T>,
+    ) -> Result<T> {
+        let mut kept = self.kept.borrow_mut();
+        let pages = kept.iter_mut().find(|pages| pages.start() == start);
+        work(pages.ok_or_else(|| unreadable("a picture: what is not staged"))?)
+    }
+
+    /// Lets go of all mirrors but those that begin at these addresses.
+    pub(crate) fn keep_only(&self, starts: &BTreeSet<u64>) -> Result<()> {
+        let mut kept = self.kept.borrow_mut();
+        let mut gone = kept.extract_if(.., |pages| !starts.contains(&pages.start()));
+        gone.try_for_each(Pages::unmap).context(|| "munmap".to_owned())
+    }
+
+    /// Lets go of the mirror that begins at an address.
+    pub(crate) fn remove(&self, start: u64) {
+        let mut kept = self.kept.borrow_mut();
+        if let Some(at) = kept.iter().position(|pages| pages.start() == start) {
+            // What cannot be unmapped is in nobody's way.
+            let _ = kept.swap_remove(at).unmap();
+        }
+    }
+
+    /// Counts bytes that were copied.
+    pub(crate) fn count(&self, bytes: u64) {
+        self.filled.set(self.filled.get() + bytes);
     }
 
     fn with(
@@ -132,4 +181,9 @@ impl Stage {
     pub(crate) fn work(&self) -> u64 {
         self.work
     }
+}
+
+fn no_room(length: u64) -> Error {
+    let what = format!("looking for {length} free bytes of address space");
+    Error::Failed { what, source: io::ErrorKind::OutOfMemory.into() }
 }

@@ -11,8 +11,9 @@ pub struct Times {
     pub stopped: Duration,
     /// What that went into.
     pub parts: Vec<(String, Duration)>,
+    /// When the source stopped.
     #[serde(skip)]
-    begun: Option<Instant>,
+    stop: Option<Instant>,
     #[serde(skip)]
     last: Option<Instant>,
 }
@@ -32,8 +33,7 @@ impl Times {
     }
 
     pub(crate) fn begin(&mut self) {
-        let now = Instant::now();
-        (self.begun, self.last) = (Some(now), Some(now));
+        self.last = Some(Instant::now());
     }
 
     /// A part is over.
@@ -43,8 +43,14 @@ impl Times {
         self.parts.push((part.to_owned(), now - since));
     }
 
-    pub(crate) fn stopped(&mut self) {
+    /// The source is being stopped.
+    pub(crate) fn stop(&mut self) {
+        self.stop = Some(Instant::now());
+    }
+
+    /// It goes on, after it had stood still for some time before.
+    pub(crate) fn stopped(&mut self, before: Duration) {
         self.mark("release");
-        self.stopped = self.begun.map(|begun| begun.elapsed()).unwrap_or_default();
+        self.stopped = before + self.stop.map(|stop| stop.elapsed()).unwrap_or_default();
     }
 }

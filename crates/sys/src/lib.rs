@@ -45,5 +45,6 @@ pub mod stub;
 pub mod system_v;
 pub mod terminal;
 pub mod timer;
+pub mod userfault;
 #[cfg(feature = "tokio")]
 pub mod watch;

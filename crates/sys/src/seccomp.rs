@@ -15,6 +15,7 @@
 //! | `socket`, `socketpair` of other families than Unix, IPv4, IPv6, netlink, packet | `EAFNOSUPPORT` | Docker stops only vsock and alg; the rest (tipc, rds, can, ...) load modules on demand and serve no guest |
 //! | netlink of other protocols than route, `sock_diag`, `kobject_uevent`, generic | `EPROTONOSUPPORT` | `getaddrinfo`, `ip` and `ss` need these; netfilter, xfrm and audit need `CAP_NET_ADMIN` anyway |
 //! | a number that no call has, [`crate::stub::TRAP_CALL`] | a stop for a tracer, else `ENOSYS` | live fork has processes make calls, and take up again what they did if it is killed meanwhile |
+//! | `userfaultfd` with [`crate::userfault::FLAGS`] | the same | live fork marks what is written with it; the kernel reports no faults of its own to it |
 //! | `prlimit64` of process 1 | `EPERM` | init runs as the sandbox's root: its limits would be the guest's to set |
 //! | `ioctl` `TIOCSTI`, `TIOCLINUX` | `EPERM` | they type into the terminal of whoever reads it next |
 //! | calls newer than the profile | `ENOSYS` | programs then take their older way, as with libseccomp |

@@ -160,6 +160,9 @@ impl Op {
 /// Where an op's result is, from its beginning.
 pub const RESULT: usize = std::mem::offset_of!(Op, result);
 
+/// Where its first argument is.
+pub const ARGUMENT: usize = std::mem::offset_of!(Op, args);
+
 /// Leaves this program for the stub: at `code`, with its ops at `ops`; see [`Op::must`] for the
 /// other two.
 ///

@@ -1,8 +1,9 @@
 //! Making a sandbox: decide what it is, write it down, have its init cloned, wait for it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use forkyard_guest::proto::{InitError, MountSource, Setup, VolumeMount};
+use forkyard_guest::proto::{InitError, MountSource, Place, Setup, VolumeMount};
 use forkyard_sys::channel;
 
 use super::{Engine, SETUP_WAIT};
@@ -109,20 +110,34 @@ impl Engine {
             usage: None,
         };
         setup.deadline = sandbox.deadline;
-        let live = LiveSandbox::new(Arc::clone(&self.store), sandbox.clone(), internal.clone());
-        let written = as_record(&sandbox, &internal).and_then(|record| self.store.insert(&record));
-        if let Err(error) = written {
-            self.release(&live);
-            return Err(error);
-        }
-        self.index().by_id.insert(id, Arc::clone(&live));
-        match self.spawn(&live, setup, cradle, Maker::Spawner).await {
+        let live = self.register(sandbox, internal)?;
+        let made = async {
+            let site = self.lay_out(&live, cradle)?;
+            self.spawn(&live, site, setup, Maker::Spawner).await
+        };
+        match made.await {
             Ok(ready) => {
                 self.expect_another();
                 Ok((live, ready))
             }
             Err(error) => Err(self.undo(&live, error).await),
         }
+    }
+
+    /// Writes a sandbox down.
+    pub(super) fn register(
+        &self,
+        sandbox: Sandbox,
+        internal: Internal,
+    ) -> Result<Arc<LiveSandbox>> {
+        let written = as_record(&sandbox, &internal).and_then(|record| self.store.insert(&record));
+        let live = LiveSandbox::new(Arc::clone(&self.store), sandbox, internal);
+        if let Err(error) = written {
+            self.release(&live);
+            return Err(error);
+        }
+        self.index().by_id.insert(live.id().clone(), Arc::clone(&live));
+        Ok(live)
     }
 
     /// Decides what a sandbox is made of.
@@ -190,27 +205,31 @@ impl Engine {
         (internal, setup)
     }
 
-    /// Makes directories, groups and sockets, and has init cloned.
-    pub(super) async fn spawn(
-        self: &Arc<Self>,
-        live: &Arc<LiveSandbox>,
-        setup: Setup,
-        cradle: Option<Group>,
-        maker: Maker<'_>,
-    ) -> Result<Ready> {
-        let id = live.id().clone();
-        let internal = live.internal();
-        self.layout.make_sandbox(&id)?;
+    /// Makes a sandbox's directories, groups and sockets.
+    pub(super) fn lay_out(&self, live: &LiveSandbox, cradle: Option<Group>) -> Result<Site> {
+        let id = live.id();
+        self.layout.make_sandbox(id)?;
         let limits = live.info().spec.limits;
-        let group = Self::groups(&self.cgroups, &id, &limits, cradle)?;
+        let group = Self::groups(&self.cgroups, id, &limits, cradle)?;
         // Found by its name again, should the server die before it is written down.
         live.record().1.group = Some(group.clone());
-        let path = self.layout.socket(&id);
+        let path = self.layout.socket(id);
         let listener = channel::listen_at(&path)
             .map_err(Error::io(format!("listening at {}", path.display())))?;
         let (ours, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
-        let place = place(&self.mode, internal.slot, &group);
-        let sources = internal.sources;
+        Ok(Site { place: place(&self.mode, live.internal().slot, &group), listener, ours, theirs })
+    }
+
+    /// Has a sandbox's init cloned.
+    pub(super) async fn spawn(
+        self: &Arc<Self>,
+        live: &Arc<LiveSandbox>,
+        site: Site,
+        setup: Setup,
+        maker: Maker<'_>,
+    ) -> Result<Ready> {
+        let Site { place, listener, ours, theirs } = site;
+        let sources = live.internal().sources;
         let spawned = match maker {
             Maker::Spawner => self.spawner.spawn(place, sources, setup, theirs, &listener).await?,
             Maker::Template(template) => {
@@ -296,6 +315,14 @@ pub(super) enum Maker<'a> {
     Spawner,
     /// Who holds the picture that it goes on from.
     Template(&'a Template),
+}
+
+/// Where a sandbox's init comes, and what it is reached by.
+pub(super) struct Site {
+    place: Place,
+    listener: OwnedFd,
+    ours: OwnedFd,
+    theirs: OwnedFd,
 }
 
 /// What tells that a sandbox is set up.

@@ -7,13 +7,13 @@ use forkyard_guest::proto::{InitBody, Setup, TakeError, TakeReport};
 use forkyard_sys::channel;
 
 use super::Engine;
-use super::create::{Maker, Ready};
+use super::create::{Maker, Ready, Site};
 use crate::clock::now;
 use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::model::{Fork, ForkReport, ForkSpec, Phase, Sandbox, SandboxId, State};
-use crate::sandbox::{Internal, LiveSandbox, as_record};
-use crate::spawner::{Source, Template};
+use crate::sandbox::{Internal, LiveSandbox};
+use crate::spawner::{Source, Taken, Taking, Template};
 
 /// Most clones of one request.
 const CLONES_MAX: u32 = 1000;
@@ -40,16 +40,17 @@ impl Engine {
             return Err(live.wrong_state());
         }
         let files = self.layout.new_template()?;
-        let taken = self.take(live, &files).await;
-        drop(turn);
-        let result = match taken {
-            Ok((template, setup, report)) => {
-                let taken = begun.elapsed();
-                let made = self.make_clones(live, &template, &setup, names).await;
-                made.map(|(clones, first)| {
-                    let report = fork_report(begun, taken, report, first);
-                    Fork { clones, report }
-                })
+        let mut names = names.into_iter();
+        // What a terminal's line editor holds is taken out and put back: nobody types meanwhile.
+        let typing = live.typing.write().await;
+        let taking = self.begin_take(live, &files).await;
+        let result = match taking {
+            Ok(taking) => {
+                // While the template works.
+                let expected = self.expect_clone(live, names.next().flatten()).await;
+                let taken = taking.finish().await;
+                drop((typing, turn));
+                self.make_all(live, begun, taken, expected, names).await
             }
             Err(error) => Err(error),
         };
@@ -58,12 +59,8 @@ impl Engine {
         result
     }
 
-    /// Has a template take a sandbox's picture.
-    async fn take(
-        &self,
-        live: &LiveSandbox,
-        files: &std::path::Path,
-    ) -> Result<(Template, Setup, TakeReport)> {
+    /// Has a template begin to take a sandbox's picture.
+    async fn begin_take(&self, live: &LiveSandbox, files: &std::path::Path) -> Result<Taking> {
         let template = self.spawner.template().await?;
         let (holder, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
         live.ask(InitBody::Hold, &[std::os::fd::AsFd::as_fd(&theirs)]).await?;
@@ -76,12 +73,29 @@ impl Engine {
             uppers: uppers.to_string_lossy().into_owned(),
             into: files.to_string_lossy().into_owned(),
         };
-        // What a terminal's line editor holds is taken out and put back: nobody types meanwhile.
-        let typing = live.typing.write().await;
-        let taken = template.take(source, &holder).await;
-        drop(typing);
-        let (setup, report) = taken?;
-        Ok((template, setup, report))
+        template.take(source, &holder).await
+    }
+
+    /// Makes the clones, the first of which is expected, from what was taken.
+    async fn make_all(
+        self: &Arc<Self>,
+        source: &Arc<LiveSandbox>,
+        begun: Instant,
+        taken: Result<Taken>,
+        expected: Result<Expected>,
+        names: impl Iterator<Item = Option<String>>,
+    ) -> Result<Fork> {
+        let took = begun.elapsed();
+        match (taken, expected) {
+            (Ok(Taken { template, setup, report }), Ok(expected)) => {
+                let made = self.make_clones(source, &template, &setup, expected, names).await;
+                made.map(|(clones, first)| {
+                    Fork { clones, report: fork_report(begun, took, report, first) }
+                })
+            }
+            (Err(error), Ok(expected)) => Err(self.undo(&expected.live, error).await),
+            (_, Err(error)) => Err(error),
+        }
     }
 
     async fn make_clones(
@@ -89,21 +103,28 @@ impl Engine {
         source: &Arc<LiveSandbox>,
         template: &Template,
         setup: &Setup,
-        names: Vec<Option<String>>,
+        first: Expected,
+        names: impl Iterator<Item = Option<String>>,
     ) -> Result<(Vec<Sandbox>, First)> {
         let start = Instant::now();
-        let mut first = First::default();
         let mut begun: Vec<(Arc<LiveSandbox>, Option<Ready>)> = Vec::new();
         let mut failed = None;
-        for name in names {
-            match self.begin_clone(source, template, setup, name).await {
+        let mut next = Some(Ok(first));
+        let mut names = names;
+        while let Some(expected) = next.take() {
+            let begin = async { self.begin_clone(expected?, template, setup).await };
+            match begin.await {
                 Ok((live, ready)) => begun.push((live, Some(ready))),
                 Err(error) => {
                     failed = Some(error);
                     break;
                 }
             }
+            if let Some(name) = names.next() {
+                next = Some(self.expect_clone(source, name).await);
+            }
         }
+        let mut first = First::default();
         for (live, ready) in &mut begun {
             if let Some(ready) = ready.take().filter(|_| failed.is_none()) {
                 failed = self.finish_clone(live, ready).await.err();
@@ -128,13 +149,12 @@ impl Engine {
         live.take_up_commands().await
     }
 
-    async fn begin_clone(
+    /// Writes a clone down and makes its place, before it is known what it will be.
+    async fn expect_clone(
         self: &Arc<Self>,
         source: &LiveSandbox,
-        template: &Template,
-        setup: &Setup,
         name: Option<String>,
-    ) -> Result<(Arc<LiveSandbox>, Ready)> {
+    ) -> Result<Expected> {
         let (id, slot) = (SandboxId::new(), self.reserve_slot()?);
         if let Some(name) = &name
             && let Err(error) = self.take_name(&id, name).await
@@ -143,19 +163,17 @@ impl Engine {
             return Err(error);
         }
         let parent = source.info();
-        let mut setup = setup.clone();
         let mut internal =
             Internal { slot, generation: 1, group: None, oom_kills: 0, ..source.internal() };
         internal.ephemeral = false;
-        if let Some(state) = internal.sources.get_mut(setup.state) {
-            state.path = self.layout.sandbox(&id).to_string_lossy().into_owned();
-        }
-        setup.hostname = name.clone().unwrap_or_else(|| id.to_string());
-        setup.generation = internal.generation_name();
-        let mut spec = parent.spec.clone();
+        let state = |id| self.layout.sandbox(id).to_string_lossy().into_owned();
+        let of_source = state(&parent.id);
+        let states = internal.sources.iter_mut().filter(|mount| mount.path == of_source);
+        states.for_each(|mount| mount.path = state(&id));
+        let mut spec = parent.spec;
         spec.name.clone_from(&name);
         let sandbox = Sandbox {
-            id: id.clone(),
+            id,
             name,
             state: State::Creating,
             reason: None,
@@ -163,25 +181,42 @@ impl Engine {
             started_at: None,
             ended_at: None,
             deadline: spec.timeout_ms.map(|ms| now().saturating_add(ms)),
-            parent: Some(parent.id.clone()),
+            parent: Some(parent.id),
             pid: None,
             spec,
             usage: None,
             image: parent.image,
         };
-        setup.deadline = sandbox.deadline;
-        let live = LiveSandbox::new(Arc::clone(&self.store), sandbox.clone(), internal.clone());
-        let written = as_record(&sandbox, &internal).and_then(|record| self.store.insert(&record));
-        if let Err(error) = written {
-            self.release(&live);
-            return Err(error);
+        let live = self.register(sandbox, internal)?;
+        match self.lay_out(&live, None) {
+            Ok(site) => Ok(Expected { live, site }),
+            Err(error) => Err(self.undo(&live, error).await),
         }
-        self.index().by_id.insert(id, Arc::clone(&live));
-        match self.spawn(&live, setup, None, Maker::Template(template)).await {
+    }
+
+    async fn begin_clone(
+        self: &Arc<Self>,
+        expected: Expected,
+        template: &Template,
+        setup: &Setup,
+    ) -> Result<(Arc<LiveSandbox>, Ready)> {
+        let Expected { live, site } = expected;
+        let info = live.info();
+        let mut setup = setup.clone();
+        setup.hostname = info.name.unwrap_or_else(|| info.id.to_string());
+        setup.generation = live.internal().generation_name();
+        setup.deadline = info.deadline;
+        match self.spawn(&live, site, setup, Maker::Template(template)).await {
             Ok(ready) => Ok((live, ready)),
             Err(error) => Err(self.undo(&live, error).await),
         }
     }
+}
+
+/// A clone that is written down, and where it comes.
+struct Expected {
+    live: Arc<LiveSandbox>,
+    site: Site,
 }
 
 /// Names of clones: PREFIX-1, PREFIX-2 ..., or PREFIX itself where there is one.

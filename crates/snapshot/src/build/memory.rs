@@ -9,7 +9,6 @@ use super::Site;
 use super::program::Program;
 use crate::error::{Error, Result};
 use crate::picture::{Alive, Area, AreaKind, FileRef, LooseKind};
-use crate::proc;
 
 /// Where this process's own vDSO waits meanwhile, from its program on.
 const KERNELS: u64 = 64 * 1024 * 1024;
@@ -96,11 +95,10 @@ fn set_kernels_aside(
 ) -> Result<BTreeMap<Vec<u8>, (u64, u64)>> {
     let mut waiting = BTreeMap::new();
     let mut at = site.work + KERNELS;
-    let own = proc::mappings(rustix::process::getpid())?;
     for wanted in &alive.memory.areas {
         let AreaKind::Kernel(name) = &wanted.kind else { continue };
         let length = wanted.end - wanted.start;
-        let own = own.iter().find(|own| own.name == *name && own.end - own.start == length);
+        let own = site.own.iter().find(|own| own.name == *name && own.end - own.start == length);
         let Some(own) = own else {
             return Err(Error::Failed {
                 what: format!("{} is another on this kernel", String::from_utf8_lossy(name)),

@@ -9,7 +9,9 @@ use rustix::process::Pid;
 use super::Capture;
 use super::loose::{Key, kind_of};
 use super::system_v::Segment;
-use crate::error::{Context, Result};
+use crate::ahead::Ahead;
+use crate::error::{Context, Error, Result};
+use crate::filled::{Filled, filled, tells_guards};
 use crate::picture::{Area, AreaKind, FileRef, LooseKind, Memory};
 use crate::proc::{self, Mapping, Stat, refuse};
 use crate::seize::Stopped;
@@ -18,12 +20,11 @@ use crate::stage::{Stage, dress};
 const HUGE: u64 = 2 * 1024 * 1024;
 
 /// Flags of mappings whose contents or meaning cannot be copied.
-const REFUSED: [(&[u8; 2], &str); 7] = [
+const REFUSED: [(&[u8; 2], &str); 6] = [
     (b"io", "memory of a device"),
     (b"pf", "memory of a device"),
     (b"ht", "huge pages of hugetlbfs"),
     (b"um", "memory watched by userfaultfd"),
-    (b"uw", "memory watched by userfaultfd"),
     (b"ui", "memory watched by userfaultfd"),
     (b"ss", "a shadow stack"),
 ];
@@ -37,19 +38,13 @@ pub(super) struct Told {
 }
 
 impl Capture<'_> {
-    /// Finds room for the memory of all processes.
+    /// Finds room for the memory of all processes, or makes sure that what was found is free yet.
     pub(super) fn plan_stage(&mut self, processes: &[Stopped], segments: &[Segment]) -> Result<()> {
-        let own = proc::mappings(rustix::process::getpid())?;
-        let mut used: Vec<_> = own.iter().map(|area| (area.start, area.end)).collect();
-        let mut length = 0;
+        let mut used = Vec::new();
         let mut shared: Vec<(Key, u64)> = Vec::new();
         for stopped in processes.iter().filter(|stopped| !stopped.threads.is_empty()) {
             for area in self.mappings(stopped.pid)? {
                 used.push((area.start, area.end));
-                if area.anonymous > 0 {
-                    // Aligned, and apart from the next.
-                    length += area.end - area.start + 3 * HUGE;
-                }
                 if area.inode != 0
                     && let Some(key @ Key::Anonymous(_)) = self.loose_key(&area)
                 {
@@ -61,14 +56,19 @@ impl Capture<'_> {
                 }
             }
         }
-        // Once where it is read to, and once where it is shared from.
+        if !self.stage.is_found() {
+            used.extend(&self.own);
+            *self.stage = Stage::find(used)?;
+        } else if !self.stage.is_clear_of(&used) {
+            *self.ahead = Ahead::default();
+            return Err(Error::Unsteady("memory was mapped where copies are".to_owned()));
+        }
         let room = |size: &u64| size.saturating_add(HUGE).next_multiple_of(HUGE);
         let all_shared = shared.iter().map(|(_, size)| room(size)).fold(0, u64::saturating_add);
         let all_segments = segments.iter().map(|segment| room(&segment.size));
-        let all_segments = all_segments.fold(0, u64::saturating_add);
-        let length = length.saturating_add(all_shared).saturating_add(all_segments);
-        let all_shared = all_shared.saturating_add(all_segments.saturating_mul(2));
-        self.stage = Stage::find(used, length, all_shared)?;
+        // Each for reading alone, too.
+        let all_segments = all_segments.fold(0, u64::saturating_add).saturating_mul(2);
+        self.stage.set_aside(all_shared.saturating_add(all_segments))?;
         let mut at = self.stage.shared();
         for (key, size) in shared {
             self.loose.entry(key, || LooseKind::Anonymous { at });
@@ -90,6 +90,14 @@ impl Capture<'_> {
         let mut read = proc::mappings(pid)?;
         for mapping in &mut read {
             give_true_name(pid, mapping)?;
+            let marked = mapping.flags.iter().position(|flag| flag == b"uw");
+            if let Some(marked) = marked {
+                // No other's, for guests have none; or that of a template that was just killed.
+                if !self.ahead.marks(pid) {
+                    return Err(Error::Unsteady("another fork is at an end".to_owned()));
+                }
+                mapping.flags.remove(marked);
+            }
         }
         self.mappings.insert(pid, read.clone());
         Ok(read)
@@ -105,7 +113,6 @@ impl Capture<'_> {
     ) -> Result<Memory> {
         let path = format!("/proc/{pid}/pagemap");
         let pagemap = File::open(&path).context(|| format!("opening {path}"))?;
-        let first = self.stage.position();
         let mut areas = Vec::with_capacity(mappings.len());
         for mapping in mappings {
             // Another address space of the kernel's, the same for all.
@@ -135,7 +142,7 @@ impl Capture<'_> {
             lock_future: told.lock_future,
             no_exec_gain: told.no_exec_gain,
             no_huge_pages: told.no_huge_pages,
-            staged: (first, self.stage.position()),
+            staged: self.stage.mirrors(),
         })
     }
 
@@ -160,7 +167,7 @@ impl Capture<'_> {
         }
         let mut area = self.read_kind(pid, inner, stat, pagemap, mapping)?;
         if mapping.shows_anonymous() || mapping.name.starts_with(b"/") {
-            area.guards = self.guards(pagemap, mapping)?;
+            area.guards = Self::guards(pagemap, mapping)?;
         }
         Ok(area)
     }
@@ -219,8 +226,8 @@ impl Capture<'_> {
     }
 
     /// Guard pages. They have page tables, and so does what was ever used.
-    fn guards(&self, pagemap: &File, mapping: &Mapping) -> Result<Vec<(u64, u64)>> {
-        if !self.tells_guards {
+    fn guards(pagemap: &File, mapping: &Mapping) -> Result<Vec<(u64, u64)>> {
+        if !tells_guards() {
             return Ok(Vec::new());
         }
         let scan = PageScan { all_of: page::GUARD, ..PageScan::default() };
@@ -231,11 +238,14 @@ impl Capture<'_> {
 
     /// Copies an area of anonymous memory into a mirror.
     fn stage_area(&mut self, pid: Pid, pagemap: &File, mapping: &Mapping) -> Result<u64> {
+        if let Some(at) = self.ahead.finish(pid, mapping, self.stage)? {
+            return Ok(at);
+        }
         let length = mapping.end - mapping.start;
         let grows_down = mapping.flags.contains(b"gd");
         let mut mirror = self.stage.mirror(mapping.start, length, grows_down)?;
         let at = mirror.start();
-        let parts = self.filled(pagemap, mapping, 0)?;
+        let parts = filled_of(pagemap, mapping, 0)?;
         let parts: Vec<_> = parts
             .into_iter()
             .map(|(start, end)| (start, start - mapping.start + at, end - start))
@@ -253,7 +263,7 @@ impl Capture<'_> {
         pagemap: &File,
         mapping: &Mapping,
     ) -> Result<Vec<(u64, u64, u64)>> {
-        let ranges = self.filled(pagemap, mapping, page::FILE)?;
+        let ranges = filled_of(pagemap, mapping, page::FILE)?;
         let length: u64 = ranges.iter().map(|(start, end)| end - start).sum();
         if length == 0 {
             return Ok(Vec::new());
@@ -274,21 +284,11 @@ impl Capture<'_> {
     }
 }
 
-impl Capture<'_> {
-    /// Ranges of pages that hold something, and are none of `not`.
-    fn filled(&self, pagemap: &File, mapping: &Mapping, not: u64) -> Result<Vec<(u64, u64)>> {
-        let guards = if self.tells_guards { page::GUARD } else { 0 };
-        let scan = PageScan {
-            inverted: page::ZERO | guards | not,
-            all_of: page::ZERO | guards | not,
-            any_of: page::PRESENT | page::SWAPPED,
-            report: 0,
-            protect: false,
-        };
-        let ranges = scan_pages(pagemap, mapping.start, mapping.end, scan);
-        let ranges = ranges.context(|| "PAGEMAP_SCAN".to_owned())?;
-        Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
-    }
+/// Ranges of an area that hold something, and are none of `not`.
+fn filled_of(pagemap: &File, mapping: &Mapping, not: u64) -> Result<Vec<(u64, u64)>> {
+    let search = Filled { not, ..Filled::default() };
+    let ranges = filled(pagemap, (mapping.start, mapping.end), search)?;
+    Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
 }
 
 /// Line ends of a name are written as `\012` in smaps, and these four characters just so: where
@@ -303,13 +303,6 @@ fn give_true_name(pid: Pid, mapping: &mut Mapping) -> Result<()> {
     mapping.name = remote::mapping_name(&maps, mapping.start)
         .context(|| "PROCMAP_QUERY of a mapped file with a line end in its name".to_owned())?;
     Ok(())
-}
-
-/// Whether this kernel tells where guard pages are.
-pub(super) fn tells_guards() -> bool {
-    let scan = PageScan { all_of: page::GUARD, ..PageScan::default() };
-    File::open("/proc/self/pagemap")
-        .is_ok_and(|pagemap| scan_pages(&pagemap, 0x1000, 0x2000, scan).is_ok())
 }
 
 /// Where memory of a process is read.

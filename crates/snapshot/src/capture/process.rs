@@ -48,14 +48,19 @@ impl Capture<'_> {
         let shared_pages = self.shared_pages(&mappings);
         let length = asked + if shared_pages > 0 { shared_pages + THREAD_ROOM } else { 0 };
         let mut hand = Hand::new(self.tree, self.tail, pid, vdso, length, (inner, &stat.name))?;
+        // All at the same time: most of what a thread takes is to be woken.
+        let room = |n: usize| LEADER_ROOM + n as u64 * THREAD_ROOM;
+        let others = stopped.threads.iter().enumerate().skip(1);
+        let others: Vec<_> =
+            others.map(|(n, tid)| thread::begin(&mut hand, *tid, room(n))).collect::<Result<_>>()?;
         let leader = ask_leader(&mut hand, pid, status)?;
         self.read_stops(&mut hand, pid)?;
+        let first = thread::begin(&mut hand, pid, room(0))?;
         let mut threads = Vec::with_capacity(stopped.threads.len());
         let mut ids = BTreeMap::new();
         let mut locked = 0;
-        for (n, &tid) in stopped.threads.iter().enumerate() {
-            let at = LEADER_ROOM + n as u64 * THREAD_ROOM;
-            let (mut thread, general, status) = thread::read(&mut hand, pid, tid, at)?;
+        for (begun, &tid) in std::iter::once(first).chain(others).zip(&stopped.threads) {
+            let (mut thread, general, status) = thread::finish(&hand, pid, begun)?;
             if status.number("Seccomp_filters") > 1 {
                 return Err(refuse(inner, &stat.name, OWN_FILTER));
             }

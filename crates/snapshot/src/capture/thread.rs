@@ -7,7 +7,7 @@ use rustix::process::Pid;
 
 use super::{attributes, signals};
 use crate::error::{Context, Result};
-use crate::inject::{Hand, Original};
+use crate::inject::{Asked, Hand, Original};
 use crate::picture::{Credentials, Scheduling, Thread};
 use crate::proc::{self, Status};
 
@@ -21,17 +21,20 @@ const DEATH_SIGNAL: usize = 32;
 const TSC: usize = 40;
 const LENGTH: usize = 48;
 
-/// Reads a thread but for its general registers, which are given as they were found.
-pub(super) fn read(
-    hand: &mut Hand<'_>,
-    pid: Pid,
+/// A thread that is being asked.
+pub(super) struct Begun {
     tid: Pid,
-    at: u64,
-) -> Result<(Thread, Registers, Status)> {
-    let failed = |what: &'static str| move || format!("{what} of thread {tid}");
+    original: Original,
+    extended: Vec<u8>,
+    asked: Asked,
+}
+
+/// Begins to read a thread, with room at `at` for what it is asked.
+pub(super) fn begin(hand: &mut Hand<'_>, tid: Pid, at: u64) -> Result<Begun> {
     // Before the stub: these are the thread's own.
-    let Original { registers, mask, rseq, .. } = hand.original(tid)?;
-    let extended = ptrace::extended_registers(tid).context(failed("PTRACE_GETREGSET"))?;
+    let original = hand.original(tid)?;
+    let extended = ptrace::extended_registers(tid)
+        .context(|| format!("PTRACE_GETREGSET of thread {tid}"))?;
     let data_at = hand.data_address(at, 6);
     let prctl =
         |what: i32, arg: u64| Op::call(libc::SYS_prctl, [what as u64, arg, 0, 0, 0, 0]).keep();
@@ -43,8 +46,20 @@ pub(super) fn read(
         prctl(libc::PR_GET_SECUREBITS, 0),
         prctl(libc::PR_GET_TSC, data_at + TSC as u64),
     ];
+    let asked = hand.begin(tid, at, &ops, &[0; LENGTH])?;
+    Ok(Begun { tid, original, extended, asked })
+}
+
+/// Reads a thread but for its general registers, which are given as they were found.
+pub(super) fn finish(
+    hand: &Hand<'_>,
+    pid: Pid,
+    begun: Begun,
+) -> Result<(Thread, Registers, Status)> {
+    let Begun { tid, original: Original { registers, mask, rseq, .. }, extended, asked } = begun;
+    let failed = |what: &'static str| move || format!("{what} of thread {tid}");
     let mut data = vec![0; LENGTH];
-    let results = hand.ask(tid, at, &ops, &mut data)?;
+    let results = hand.answer(&asked, &mut data)?;
     let word = |at: usize| {
         let bytes = data.get(at..at + 8).unwrap_or_default();
         u64::from_le_bytes(bytes.try_into().unwrap_or_default())

@@ -27,8 +27,9 @@ fn taken() -> Taken {
     let mut used = Vec::new();
     let own = crate::proc::mappings(rustix::process::getpid()).unwrap();
     used.extend(own.iter().map(|area| (area.start, area.end)));
-    let mut stage = Stage::find(used, 64 * HUGE, 2 * HUGE).unwrap();
-    let (first, start) = (stage.position(), 0x4000_1000);
+    let mut stage = Stage::find(used).unwrap();
+    stage.set_aside(2 * HUGE).unwrap();
+    let start = 0x4000_1000;
     let mut mirror = stage.mirror(start, 3 * PAGE, false).unwrap();
     let at = mirror.start();
     mirror.write(at + PAGE, b"in the second page").unwrap();
@@ -55,7 +56,7 @@ fn taken() -> Taken {
         lock_future: 0,
         no_exec_gain: 0,
         no_huge_pages: false,
-        staged: (first, stage.position()),
+        staged: stage.mirrors(),
     };
     let loose = Loose {
         kind: LooseKind::Anonymous { at: stage.shared() },

@@ -10,7 +10,7 @@ use forkyard_sys::memory::Pages;
 use forkyard_sys::remote::{PageScan, page, scan_pages};
 use serde::{Deserialize, Serialize};
 
-use super::{HUGE, Stage};
+use super::{HUGE, Stage, no_room};
 use crate::error::{Context, Result};
 use crate::picture::{AreaKind, Body, Picture};
 
@@ -80,8 +80,8 @@ impl Stage {
         Ok(Plan {
             first,
             last: self.next,
-            shared: self.shared,
-            shared_length: self.work - self.shared,
+            shared: self.end,
+            shared_length: self.work - self.end,
             mirrors,
         })
     }
@@ -113,15 +113,20 @@ impl Stage {
                 used.extend(alive.memory.areas.iter().map(|area| (area.start, area.end)));
             }
         }
+        let mut stage = Self::find(used)?;
+        stage.set_aside(plan.shared_length)?;
         let span = plan.last - plan.first;
-        Self::find(used, span.saturating_add(HUGE), plan.shared_length)
+        if stage.end - stage.next < span {
+            return Err(no_room(span));
+        }
+        Ok(stage)
     }
 
     /// How far this one is from where it was planned.
     pub(crate) fn shift(&self, plan: &Plan) -> Shift {
         Shift {
             mirrors: self.next.wrapping_sub(plan.first),
-            shared: self.shared.wrapping_sub(plan.shared),
+            shared: self.end.wrapping_sub(plan.shared),
         }
     }
 

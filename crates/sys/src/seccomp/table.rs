@@ -116,6 +116,14 @@ static PRLIMIT: Switch = Switch {
     otherwise: Rule::Allow,
 };
 
+/// Marks on what a process writes, in the one form that live fork asks for; see
+/// [`crate::userfault`].
+static USERFAULTFD: Switch = Switch {
+    argument: 0,
+    cases: &[(Match::Equal(crate::userfault::FLAGS), Rule::Trace)],
+    otherwise: Rule::Refuse(libc::EPERM),
+};
+
 /// The rule of each call number from 0 to [`LAST_KNOWN`].
 pub(super) fn rules() -> Vec<Rule> {
     let mut rules = vec![Rule::Refuse(libc::EPERM); LAST_KNOWN as usize + 1];
@@ -137,6 +145,7 @@ pub(super) fn rules() -> Vec<Rule> {
         (libc::SYS_socketpair, &SOCKET),
         (libc::SYS_ioctl, &IOCTL),
         (libc::SYS_prlimit64, &PRLIMIT),
+        (libc::SYS_userfaultfd, &USERFAULTFD),
     ] {
         set(number as usize, Rule::Switch(switch));
     }
