@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::time::{Duration, Instant};
 
+use forkyard_sys::memory::HUGE;
 use forkyard_sys::remote::{PageRange, page};
 use forkyard_sys::stub::Op;
 use forkyard_sys::userfault::{self, Marks};
@@ -19,17 +20,17 @@ use rustix::process::Pid;
 
 use crate::capture::Subject;
 use crate::error::{Context, Error, Result};
-use crate::inject::{Hand, Tail};
 use crate::filled::{Filled, filled};
+use crate::inject::{Hand, Tail};
 use crate::proc::{self, Mapping, Stat, Status};
 use crate::seize::{Scope, Tree};
 use crate::stage::Stage;
 
 /// A process with less of its own than this, in KiB, is read faster than it is stopped twice.
-const LARGE: u64 = 6 * 1024;
+const LARGE: u64 = 2 * 1024;
 
 /// Areas with less than this, in KiB, are not worth a mark.
-const WORTH: u64 = 256;
+const WORTH: u64 = 128;
 
 /// What is copied again before the stop when more than this was written since, in bytes.
 const STILL_MUCH: u64 = 1 << 20;
@@ -98,7 +99,8 @@ impl Ahead {
             return Ok(());
         }
         let all = Scope::Below(subject.init, subject.leave.clone()).walk();
-        let large: Vec<(Pid, u64)> = all.iter().filter_map(|&pid| Some((pid, large(pid)?))).collect();
+        let large: Vec<(Pid, u64)> =
+            all.iter().filter_map(|&pid| Some((pid, large(pid)?))).collect();
         self.processes.retain(|pid, marked| large.contains(&(*pid, marked.begun)));
         if !large.is_empty() && !stage.is_found() {
             let own = rustix::process::getpid();
@@ -146,12 +148,13 @@ impl Ahead {
         Ok(())
     }
 
-    /// Brings the mirror of a stopped process's area up to date, where there is one: gives where
-    /// the area is in it, and how many bytes it holds.
+    /// Brings the mirror of a stopped process's area up to date, where there is one, by what it was
+    /// found to hold, and gives where the area is in it.
     pub(crate) fn finish(
         &mut self,
         pid: Pid,
         mapping: &Mapping,
+        found: &[PageRange],
         stage: &Stage,
     ) -> Result<Option<u64>> {
         let Some(marked) = self.processes.get_mut(&pid) else { return Ok(None) };
@@ -161,9 +164,6 @@ impl Ahead {
         if !is_eligible(mapping) || mirrored(mapping) != copied.mirrored {
             return Ok(None);
         }
-        let span = (mapping.start, mapping.end);
-        let search = Filled { report: page::WRITTEN, ..Filled::default() };
-        let found = filled(&marked.pagemap, span, search)?;
         let written = found.iter().filter(|range| range.categories & page::WRITTEN != 0);
         copied.read(pid, &written.map(ends).collect::<Vec<_>>(), stage)?;
         let now: Vec<(u64, u64)> = found.iter().map(ends).collect();
@@ -226,12 +226,13 @@ impl Copied {
     }
 
     /// Copies what was written since the last time; gives how many bytes that was.
-    fn refresh(&mut self, pid: Pid, pagemap: &File, stage: &Stage) -> Result<u64> {
+    fn refresh(&mut self, pid: Pid, pagemap: &File, stage: &mut Stage) -> Result<u64> {
         let search = Filled { only: page::WRITTEN, protect: true, ..Filled::default() };
         let found = filled(pagemap, (self.start, self.end), search)?;
         let written: Vec<_> = found.iter().map(ends).collect();
         // Marked as not written from here on, it must be read, or be forgotten.
-        let read = self.read(pid, &written, stage);
+        let read =
+            self.read_huge(pid, &written, stage).and_then(|rest| self.read(pid, &rest, stage));
         self.ranges.extend(&written);
         self.ranges.sort_unstable();
         self.ranges.dedup();
@@ -243,6 +244,36 @@ impl Copied {
                 Err(error)
             }
         }
+    }
+
+    /// Reads whole huge pages into a mirror that is empty yet; gives what is left to be read.
+    fn read_huge(
+        &self,
+        pid: Pid,
+        ranges: &[(u64, u64)],
+        stage: &mut Stage,
+    ) -> Result<Vec<(u64, u64)>> {
+        if !self.ranges.is_empty() || self.mirrored.contains(&true) {
+            return Ok(ranges.to_vec());
+        }
+        let mut rest = Vec::new();
+        for &(start, end) in ranges {
+            let (first, last) = (start.next_multiple_of(HUGE), end / HUGE * HUGE);
+            if first >= last {
+                rest.push((start, end));
+                continue;
+            }
+            rest.extend([(start, first), (last, end)].iter().filter(|part| part.0 < part.1));
+            let length = last - first;
+            let scratch = stage.room(length)?;
+            stage.count(length);
+            let part = (first, first - self.start + self.at, length);
+            stage.change(self.at, |pages| {
+                let filled = pages.fill_huge(pid, part, scratch);
+                filled.context(|| format!("reading memory of process {pid}"))
+            })?;
+        }
+        Ok(rest)
     }
 
     fn read(&self, pid: Pid, ranges: &[(u64, u64)], stage: &Stage) -> Result<()> {
@@ -294,10 +325,7 @@ fn ends(range: &PageRange) -> (u64, u64) {
 }
 
 /// What of these ranges is in none of `others`, which are in order.
-fn without(
-    ranges: impl Iterator<Item = (u64, u64)>,
-    others: &[(u64, u64)],
-) -> Vec<(u64, u64)> {
+fn without(ranges: impl Iterator<Item = (u64, u64)>, others: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut left = Vec::new();
     for (mut start, end) in ranges {
         let first = others.partition_point(|other| other.1 <= start);

@@ -12,14 +12,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 
-use forkyard_sys::memory::{ADDRESSES_END, Pages};
+use forkyard_sys::memory::{ADDRESSES_END, HUGE, Pages};
 
 use crate::error::{Context, Error, Result, unreadable};
 
 pub(crate) use disk::{Plan, Shift};
 pub(crate) use dress::dress;
-
-pub(crate) const HUGE: u64 = 2 * 1024 * 1024;
 
 /// The lowest address that is used: programs at fixed addresses begin below.
 const LOWEST: u64 = 0x1_0000_0000;
@@ -94,6 +92,12 @@ impl Stage {
         }
         self.next = end;
         Pages::map(at, length, grows_down).context(|| format!("mapping {length} bytes"))
+    }
+
+    /// Finds room for something that is unmapped again before the next mirror is made.
+    pub(crate) fn room(&self, length: u64) -> Result<u64> {
+        let at = self.next.next_multiple_of(HUGE) + HUGE;
+        if at + length > self.end { Err(no_room(length)) } else { Ok(at) }
     }
 
     /// Keeps a mirror that holds this many bytes.

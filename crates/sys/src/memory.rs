@@ -1,5 +1,6 @@
 //! Memory of this process at chosen addresses, filled from other processes.
 
+mod huge;
 mod transfer;
 
 use std::io::{self, IoSliceMut};
@@ -7,6 +8,8 @@ use std::io::{self, IoSliceMut};
 use rustix::process::Pid;
 
 use crate::remote;
+
+pub use huge::HUGE;
 
 /// The lowest address behind all that a process can map.
 pub const ADDRESSES_END: u64 = 0x7fff_ffff_f000;

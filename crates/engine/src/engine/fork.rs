@@ -89,8 +89,9 @@ impl Engine {
         match (taken, expected) {
             (Ok(Taken { template, setup, report }), Ok(expected)) => {
                 let made = self.make_clones(source, &template, &setup, expected, names).await;
-                made.map(|(clones, first)| {
-                    Fork { clones, report: fork_report(begun, took, report, first) }
+                made.map(|(clones, first)| Fork {
+                    clones,
+                    report: fork_report(begun, took, report, first),
                 })
             }
             (Err(error), Ok(expected)) => Err(self.undo(&expected.live, error).await),

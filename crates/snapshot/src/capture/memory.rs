@@ -2,8 +2,8 @@
 
 use std::fs::File;
 
-use forkyard_sys::memory::Pages;
-use forkyard_sys::remote::{self, PageScan, page, scan_pages};
+use forkyard_sys::memory::{HUGE, Pages};
+use forkyard_sys::remote::{self, PageRange};
 use rustix::process::Pid;
 
 use super::Capture;
@@ -11,13 +11,14 @@ use super::loose::{Key, kind_of};
 use super::system_v::Segment;
 use crate::ahead::Ahead;
 use crate::error::{Context, Error, Result};
-use crate::filled::{Filled, filled, tells_guards};
+use crate::filled::Own;
 use crate::picture::{Area, AreaKind, FileRef, LooseKind, Memory};
 use crate::proc::{self, Mapping, Stat, refuse};
 use crate::seize::Stopped;
 use crate::stage::{Stage, dress};
 
-const HUGE: u64 = 2 * 1024 * 1024;
+/// Parts of this length, in bytes, are provided at once rather than page by page.
+const LONG: u64 = 32 * 1024;
 
 /// Flags of mappings whose contents or meaning cannot be copied.
 const REFUSED: [(&[u8; 2], &str); 6] = [
@@ -111,15 +112,14 @@ impl Capture<'_> {
         mappings: Vec<Mapping>,
         told: &Told,
     ) -> Result<Memory> {
-        let path = format!("/proc/{pid}/pagemap");
-        let pagemap = File::open(&path).context(|| format!("opening {path}"))?;
+        let own = Own::read(pid)?;
         let mut areas = Vec::with_capacity(mappings.len());
         for mapping in mappings {
             // Another address space of the kernel's, the same for all.
             if mapping.name == b"[vsyscall]" {
                 continue;
             }
-            areas.push(self.read_area(pid, inner, stat, &pagemap, &mapping)?);
+            areas.push(self.read_area(pid, inner, stat, &own, &mapping)?);
         }
         let field = |number| stat.field(number);
         Ok(Memory {
@@ -151,7 +151,7 @@ impl Capture<'_> {
         pid: Pid,
         inner: u32,
         stat: &Stat,
-        pagemap: &File,
+        own: &Own,
         mapping: &Mapping,
     ) -> Result<Area> {
         let kernels = [b"[vdso]".as_slice(), b"[vvar]", b"[vvar_vclock]"];
@@ -165,9 +165,9 @@ impl Capture<'_> {
         if mapping.protection_key != 0 && protection(mapping) != libc::PROT_EXEC as u32 {
             return Err(refuse(inner, &stat.name, "it has memory with a protection key"));
         }
-        let mut area = self.read_kind(pid, inner, stat, pagemap, mapping)?;
+        let mut area = self.read_kind(pid, inner, stat, own, mapping)?;
         if mapping.shows_anonymous() || mapping.name.starts_with(b"/") {
-            area.guards = Self::guards(pagemap, mapping)?;
+            area.guards = ends(own.guards(mapping));
         }
         Ok(area)
     }
@@ -177,7 +177,7 @@ impl Capture<'_> {
         pid: Pid,
         inner: u32,
         stat: &Stat,
-        pagemap: &File,
+        own: &Own,
         mapping: &Mapping,
     ) -> Result<Area> {
         let no = || {
@@ -203,7 +203,7 @@ impl Capture<'_> {
                 // What may be dropped at any time is so now, as it would be by fork(2).
                 let droppable = mapping.flags.contains(b"dp");
                 let staged = (mapping.anonymous > 0 && !droppable)
-                    .then(|| self.stage_area(pid, pagemap, mapping))
+                    .then(|| self.stage_area(pid, own, mapping))
                     .transpose()?;
                 return Ok(area(mapping, AreaKind::Anonymous { staged }));
             }
@@ -211,7 +211,7 @@ impl Capture<'_> {
             None => return Err(no()),
         };
         let changed = if mapping.anonymous > 0 && !shared {
-            self.stage_changes(pid, pagemap, mapping)?
+            self.stage_changes(pid, own, mapping)?
         } else {
             Vec::new()
         };
@@ -225,28 +225,17 @@ impl Capture<'_> {
         Ok(area(mapping, kind))
     }
 
-    /// Guard pages. They have page tables, and so does what was ever used.
-    fn guards(pagemap: &File, mapping: &Mapping) -> Result<Vec<(u64, u64)>> {
-        if !tells_guards() {
-            return Ok(Vec::new());
-        }
-        let scan = PageScan { all_of: page::GUARD, ..PageScan::default() };
-        let ranges = scan_pages(pagemap, mapping.start, mapping.end, scan);
-        let ranges = ranges.context(|| "PAGEMAP_SCAN".to_owned())?;
-        Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
-    }
-
     /// Copies an area of anonymous memory into a mirror.
-    fn stage_area(&mut self, pid: Pid, pagemap: &File, mapping: &Mapping) -> Result<u64> {
-        if let Some(at) = self.ahead.finish(pid, mapping, self.stage)? {
+    fn stage_area(&mut self, pid: Pid, own: &Own, mapping: &Mapping) -> Result<u64> {
+        let found = own.pages(mapping);
+        if let Some(at) = self.ahead.finish(pid, mapping, &found, self.stage)? {
             return Ok(at);
         }
         let length = mapping.end - mapping.start;
         let grows_down = mapping.flags.contains(b"gd");
         let mut mirror = self.stage.mirror(mapping.start, length, grows_down)?;
         let at = mirror.start();
-        let parts = filled_of(pagemap, mapping, 0)?;
-        let parts: Vec<_> = parts
+        let parts: Vec<_> = ends(found)
             .into_iter()
             .map(|(start, end)| (start, start - mapping.start + at, end - start))
             .collect();
@@ -260,10 +249,10 @@ impl Capture<'_> {
     fn stage_changes(
         &mut self,
         pid: Pid,
-        pagemap: &File,
+        own: &Own,
         mapping: &Mapping,
     ) -> Result<Vec<(u64, u64, u64)>> {
-        let ranges = filled_of(pagemap, mapping, page::FILE)?;
+        let ranges = ends(own.pages(mapping));
         let length: u64 = ranges.iter().map(|(start, end)| end - start).sum();
         if length == 0 {
             return Ok(Vec::new());
@@ -284,11 +273,9 @@ impl Capture<'_> {
     }
 }
 
-/// Ranges of an area that hold something, and are none of `not`.
-fn filled_of(pagemap: &File, mapping: &Mapping, not: u64) -> Result<Vec<(u64, u64)>> {
-    let search = Filled { not, ..Filled::default() };
-    let ranges = filled(pagemap, (mapping.start, mapping.end), search)?;
-    Ok(ranges.into_iter().map(|range| (range.start, range.end)).collect())
+/// Where ranges begin and end.
+fn ends(ranges: Vec<PageRange>) -> Vec<(u64, u64)> {
+    ranges.into_iter().map(|range| (range.start, range.end)).collect()
 }
 
 /// Line ends of a name are written as `\012` in smaps, and these four characters just so: where
@@ -330,7 +317,12 @@ impl Source {
     pub(super) fn fill(&self, pages: &mut Pages, parts: &[(u64, u64, u64)]) -> Result<()> {
         let failed = || "reading memory of a process that is forked".to_owned();
         match self {
-            Self::Readable(pid) => pages.fill(*pid, parts).context(failed),
+            Self::Readable(pid) => {
+                for &(_, here, length) in parts.iter().filter(|(.., length)| *length >= LONG) {
+                    pages.populate(here, length);
+                }
+                pages.fill(*pid, parts).context(failed)
+            }
             Self::Closed(memory) => parts.iter().try_for_each(|&(there, here, length)| match pages
                 .read_from(here, length, memory, there)
                 .context(failed)?

@@ -51,8 +51,9 @@ impl Capture<'_> {
         // All at the same time: most of what a thread takes is to be woken.
         let room = |n: usize| LEADER_ROOM + n as u64 * THREAD_ROOM;
         let others = stopped.threads.iter().enumerate().skip(1);
-        let others: Vec<_> =
-            others.map(|(n, tid)| thread::begin(&mut hand, *tid, room(n))).collect::<Result<_>>()?;
+        let others: Vec<_> = others
+            .map(|(n, tid)| thread::begin(&mut hand, *tid, room(n)))
+            .collect::<Result<_>>()?;
         let leader = ask_leader(&mut hand, pid, status)?;
         self.read_stops(&mut hand, pid)?;
         let first = thread::begin(&mut hand, pid, room(0))?;

@@ -33,8 +33,8 @@ pub(super) struct Begun {
 pub(super) fn begin(hand: &mut Hand<'_>, tid: Pid, at: u64) -> Result<Begun> {
     // Before the stub: these are the thread's own.
     let original = hand.original(tid)?;
-    let extended = ptrace::extended_registers(tid)
-        .context(|| format!("PTRACE_GETREGSET of thread {tid}"))?;
+    let extended =
+        ptrace::extended_registers(tid).context(|| format!("PTRACE_GETREGSET of thread {tid}"))?;
     let data_at = hand.data_address(at, 6);
     let prctl =
         |what: i32, arg: u64| Op::call(libc::SYS_prctl, [what as u64, arg, 0, 0, 0, 0]).keep();

@@ -14,7 +14,8 @@ use crate::picture::{
     Loose, LooseKind, Memory, Picture, Process, ProcessAttributes, Scheduling, Thread,
     ThreadAttributes,
 };
-use crate::stage::{HUGE, Stage};
+use crate::stage::Stage;
+use forkyard_sys::memory::HUGE;
 use crate::times::Times;
 
 const PAGE: u64 = 4096;

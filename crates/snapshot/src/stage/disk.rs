@@ -6,11 +6,11 @@
 use std::fs::File;
 use std::io;
 
-use forkyard_sys::memory::Pages;
+use forkyard_sys::memory::{HUGE, Pages};
 use forkyard_sys::remote::{PageScan, page, scan_pages};
 use serde::{Deserialize, Serialize};
 
-use super::{HUGE, Stage, no_room};
+use super::{Stage, no_room};
 use crate::error::{Context, Result};
 use crate::picture::{AreaKind, Body, Picture};
 

@@ -117,7 +117,7 @@ impl Pages {
         Ok(done)
     }
 
-    fn within(&self, at: u64, length: u64) -> io::Result<()> {
+    pub(crate) fn within(&self, at: u64, length: u64) -> io::Result<()> {
         if self.holds(at, length) {
             return Ok(());
         }
