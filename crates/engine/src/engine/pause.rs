@@ -128,7 +128,8 @@ impl Engine {
         let deadline = internal.rest_ms.map(|ms| now().saturating_add(ms));
         setup.generation = internal.generation_name();
         setup.deadline = deadline;
-        let ready = self.spawn(live, setup, None, Maker::Template(template)).await?;
+        let site = self.lay_out(live, None)?;
+        let ready = self.spawn(live, site, setup, Maker::Template(template)).await?;
         let pid = self.await_ready(live, ready).await?;
         live.take_up_commands().await?;
         live.change("resume", "", |sandbox, internal| {

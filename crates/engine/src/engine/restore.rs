@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::{
     Limits, Net, RestoreReport, Sandbox, SandboxId, SandboxSpec, SnapshotKind, State,
 };
-use crate::sandbox::{Internal, LiveSandbox, as_record};
+use crate::sandbox::{Internal, LiveSandbox};
 use crate::snapshots::{Entry, Kept};
 use crate::spawner::Template;
 
@@ -85,7 +85,7 @@ impl Engine {
             change_setup(&mut setup, &mut internal, &spec);
         }
         let sandbox = Sandbox {
-            id: id.clone(),
+            id,
             name: spec.name.clone(),
             image,
             state: State::Creating,
@@ -100,14 +100,12 @@ impl Engine {
             usage: None,
         };
         setup.deadline = sandbox.deadline;
-        let live = LiveSandbox::new(Arc::clone(&self.store), sandbox.clone(), internal.clone());
-        let written = as_record(&sandbox, &internal).and_then(|record| self.store.insert(&record));
-        if let Err(error) = written {
-            self.release(&live);
-            return Err(error);
-        }
-        self.index().by_id.insert(id, Arc::clone(&live));
-        match self.spawn(&live, setup, None, Maker::Template(template)).await {
+        let live = self.register(sandbox, internal)?;
+        let made = async {
+            let site = self.lay_out(&live, None)?;
+            self.spawn(&live, site, setup, Maker::Template(template)).await
+        };
+        match made.await {
             Ok(ready) => Ok((live, ready)),
             Err(error) => Err(self.undo(&live, error).await),
         }

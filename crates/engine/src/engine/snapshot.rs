@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use forkyard_guest::proto::{self, InitBody, Label, Setup, TakeError, TakeReport, WriteReport};
+use forkyard_guest::proto::{self, InitBody, Label, TakeError, TakeReport, WriteReport};
 use forkyard_sys::channel;
 use tokio::sync::oneshot;
 
@@ -109,10 +109,12 @@ impl Engine {
     ) -> Result<(Template, TakeReport)> {
         let dir = self.layout.snapshot_part(entry.id());
         let (template, holder, source) = self.hold(live, &dir).await?;
-        let (setup, report): (Setup, TakeReport) = if files_only {
-            template.take_files(source, &holder).await?
+        let (template, setup, report) = if files_only {
+            let (setup, report) = template.take_files(source, &holder).await?;
+            (template, setup, report)
         } else {
-            template.take(source.into(), &holder).await?
+            let taken = template.take(source.into(), &holder).await?.finish().await?;
+            (taken.template, taken.setup, taken.report)
         };
         self.snapshots.change(entry, |kept| kept.setup = Some(setup))?;
         Ok((template, report))

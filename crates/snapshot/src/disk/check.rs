@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use forkyard_sys::memory::ADDRESSES_END;
+use forkyard_sys::memory::{ADDRESSES_END, HUGE};
 
 use super::Saved;
 use super::error::{Result, damaged};
 use crate::picture::{Alive, Area, AreaKind, Body, FileRef, Loose, LooseKind, Picture};
 use crate::registers;
-use crate::stage::{HUGE, Plan};
+use crate::stage::Plan;
 
 const PAGE: u64 = 4096;
 

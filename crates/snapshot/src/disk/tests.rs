@@ -15,8 +15,8 @@ use crate::picture::{
     ThreadAttributes,
 };
 use crate::stage::Stage;
-use forkyard_sys::memory::HUGE;
 use crate::times::Times;
+use forkyard_sys::memory::HUGE;
 
 const PAGE: u64 = 4096;
 
