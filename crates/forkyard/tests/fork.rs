@@ -13,6 +13,7 @@ use std::time::Duration;
 use forkyard_engine::model::{Fork, State};
 use forkyard_testkit::{TestServer, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
+use support::kill::Random;
 use support::{SOON, Sandbox, create, refused, templates};
 
 /// Forks a sandbox; what the server says of it.
@@ -147,18 +148,6 @@ fn is_tidy(server: &TestServer, sandboxes: usize) {
             && entries("templates") == 0
             && entries("trash") == 0
     });
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        // Xorshift64*: no more is needed.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % end
-    }
 }
 
 /// A sandbox with threads, a pipeline and memory that checks itself, so that what a stopped process

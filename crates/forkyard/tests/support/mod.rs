@@ -6,6 +6,7 @@
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
+pub mod kill;
 pub mod stream;
 
 use std::fs;

@@ -16,6 +16,7 @@ mod events;
 mod files;
 mod inet_sockets;
 mod interactive;
+mod killed;
 mod locks;
 mod memory;
 mod processes;
