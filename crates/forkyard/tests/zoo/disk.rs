@@ -22,6 +22,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("jemalloc", &[]),
     ("locks", &[]),
     ("memfd", &[]),
+    ("much_waits", &[]),
     ("pidfd", &[]),
     ("pipes", &[]),
     ("posix_shm", &[]),

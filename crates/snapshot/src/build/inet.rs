@@ -12,6 +12,7 @@ use std::collections::btree_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use forkyard_sys::sockets::{self, inet};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,6 +28,9 @@ use crate::picture::{Connection, DescriptionKind, Far, Inet, InetState, Picture}
 
 /// How long this machine may take for what it does at once unless it is very busy.
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// How long the end of a connection is waited for, which comes at once unless packets are lost.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// What fits into any socket's buffers.
 const LITTLE: usize = 32 * 1024;
@@ -389,8 +393,26 @@ fn close_ways(end: &OwnedFd, connection: &Connection) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits until a connection whose ends have both said that they are done is over, and takes what
+/// error came of that: its program has been told all there was to tell.
+fn see_end(made: &OwnedFd) -> io::Result<()> {
+    const CLOSE: u8 = 7;
+    let end = Instant::now() + CLOSING;
+    loop {
+        let mut state = [0];
+        sockets::option(made, libc::IPPROTO_TCP, libc::TCP_INFO, &mut state)?;
+        if state == [CLOSE] || Instant::now() > end {
+            return sockets::number(made, libc::SOL_SOCKET, libc::SO_ERROR).map(drop);
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
 /// What does not matter before all are there.
 fn finish(made: &OwnedFd, inet: &Inet, flags: OFlags) -> io::Result<()> {
+    if matches!(inet.state, InetState::Over { reset: false, .. }) {
+        see_end(made)?;
+    }
     options::write(made, &inet.options);
     set_buffers(made, inet);
     let (uid, gid) = inet.owner;
