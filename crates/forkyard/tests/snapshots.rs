@@ -149,7 +149,9 @@ fn a_paused_sandbox_goes_on_where_it_was_after_the_server_is_gone() {
     for restart in [false, true] {
         let paused: Paused = serde_json::from_str(&server.ok(&["pause", "--json", &id])).unwrap();
         assert_eq!((paused.sandbox.state, paused.sandbox.pid), (State::Paused, None));
-        assert!(paused.report.durable_us.is_some(), "{:?}", paused.report);
+        let durable = paused.report.durable_us.unwrap();
+        let stopped = paused.report.stopped_us;
+        assert!(stopped > 0 && stopped <= durable, "{:?}", paused.report);
         is_tidy(&server, 1, 0, 0);
         if restart {
             server.kill9();

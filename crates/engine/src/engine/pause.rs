@@ -66,6 +66,8 @@ impl Engine {
         let mut report = snapshot_report(begun, paused.taken);
         report.write = phases(paused.written.parts);
         report.durable_us = Some(report.taken_us);
+        // They never went on.
+        report.stopped_us = report.stop.iter().chain(&report.write).map(|phase| phase.us).sum();
         Ok(Paused { sandbox: live.info(), report })
     }
 
