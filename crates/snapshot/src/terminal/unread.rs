@@ -56,11 +56,12 @@ const LARGE: usize = 1792;
 /// What fills the ring.
 const FULL: usize = 4095;
 
-/// How long the kernel may take to move bytes from one side to the other.
-const MOVING: Duration = Duration::from_millis(500);
+/// How long the kernel may take to move bytes from one side to the other: a worker of its own does
+/// so, which gets no processor for a while on a busy machine. What is taken out must go back.
+const MOVING: Duration = Duration::from_secs(5);
 
 /// How long output may be on its way before it is taken for stopped.
-const SETTLING: Duration = Duration::from_millis(3);
+const SETTLING: Duration = Duration::from_millis(20);
 
 /// Places in `c_cc`.
 const EOF: usize = 4;
