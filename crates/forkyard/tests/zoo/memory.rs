@@ -18,6 +18,11 @@ fn fork_keeps_mapped_files_with_changes_deleted_and_replaced() {
 }
 
 #[test]
+fn fork_takes_memory_of_one_moment_while_it_is_written() {
+    survives("busy_memory");
+}
+
+#[test]
 fn fork_gives_allocators_zeros_for_what_they_let_go() {
     survives("jemalloc");
     let library = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
