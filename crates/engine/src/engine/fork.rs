@@ -94,7 +94,11 @@ impl Engine {
                     report: fork_report(begun, took, report, first),
                 })
             }
-            (Err(error), Ok(expected)) => Err(self.undo(&expected.live, error).await),
+            (Err(error), Ok(Expected { live, site })) => {
+                // Who undoes it asks at its socket whether there is an init.
+                drop(site);
+                Err(self.undo(&live, error).await)
+            }
             (_, Err(error)) => Err(error),
         }
     }
