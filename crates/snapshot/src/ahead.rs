@@ -293,9 +293,17 @@ fn large(pid: Pid) -> Option<u64> {
 }
 
 fn is_eligible(mapping: &Mapping) -> bool {
+    is_ordinary(mapping) && mapping.own() >= WORTH
+}
+
+/// Whether an area is as private memory is when nothing special was asked for.
+pub(crate) fn is_plain(mapping: &Mapping) -> bool {
+    is_ordinary(mapping) && !mirrored(mapping).contains(&true)
+}
+
+fn is_ordinary(mapping: &Mapping) -> bool {
     mapping.shows_anonymous()
         && mapping.permissions == PLAIN
-        && mapping.anonymous >= WORTH
         && mapping.protection_key == 0
         && !UNFIT.iter().any(|flag| mapping.flags.contains(flag))
 }

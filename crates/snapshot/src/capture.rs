@@ -10,6 +10,7 @@ mod loose;
 mod memory;
 mod named;
 mod peers;
+mod pool;
 mod process;
 pub(crate) mod queues;
 mod sharing;

@@ -148,6 +148,11 @@ impl Mapping {
         rustix::fs::makedev(self.device.0, self.device.1)
     }
 
+    /// Kilobytes of pages of its own, in memory or swapped out.
+    pub(crate) fn own(&self) -> u64 {
+        self.anonymous.saturating_add(self.swapped)
+    }
+
     /// Whether it is private memory that no file is behind.
     pub(crate) fn shows_anonymous(&self) -> bool {
         self.inode == 0

@@ -82,6 +82,17 @@ impl Stage {
         Ok(())
     }
 
+    /// Sets room aside for a mirror that is mapped later.
+    pub(crate) fn reserve(&mut self, length: u64) -> Result<u64> {
+        let at = self.next.next_multiple_of(HUGE);
+        let end = at.checked_add(length).and_then(|end| end.checked_next_multiple_of(HUGE));
+        match end.filter(|end| end + HUGE <= self.end) {
+            Some(end) => self.next = end + HUGE,
+            None => return Err(no_room(length)),
+        }
+        Ok(at)
+    }
+
     /// Makes a mirror of an area.
     pub(crate) fn mirror(&mut self, start: u64, length: u64, grows_down: bool) -> Result<Pages> {
         let at = self.next.next_multiple_of(HUGE) + start % HUGE;

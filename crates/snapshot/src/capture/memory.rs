@@ -8,6 +8,7 @@ use rustix::process::Pid;
 
 use super::Capture;
 use super::loose::{Key, kind_of};
+use super::pool::{self, Pool};
 use super::system_v::Segment;
 use crate::ahead::Ahead;
 use crate::error::{Context, Error, Result};
@@ -113,14 +114,16 @@ impl Capture<'_> {
         told: &Told,
     ) -> Result<Memory> {
         let own = Own::read(pid)?;
+        let mut pool = Pool::plan(self.stage, &mappings, &own)?;
         let mut areas = Vec::with_capacity(mappings.len());
         for mapping in mappings {
             // Another address space of the kernel's, the same for all.
             if mapping.name == b"[vsyscall]" {
                 continue;
             }
-            areas.push(self.read_area(pid, inner, stat, &own, &mapping)?);
+            areas.push(self.read_area(pid, inner, stat, (&own, &mut pool), &mapping)?);
         }
+        pool.read(pid, self.stage)?;
         let field = |number| stat.field(number);
         Ok(Memory {
             areas,
@@ -151,7 +154,7 @@ impl Capture<'_> {
         pid: Pid,
         inner: u32,
         stat: &Stat,
-        own: &Own,
+        (own, pool): (&Own, &mut Pool),
         mapping: &Mapping,
     ) -> Result<Area> {
         let kernels = [b"[vdso]".as_slice(), b"[vvar]", b"[vvar_vclock]"];
@@ -165,7 +168,7 @@ impl Capture<'_> {
         if mapping.protection_key != 0 && protection(mapping) != libc::PROT_EXEC as u32 {
             return Err(refuse(inner, &stat.name, "it has memory with a protection key"));
         }
-        let mut area = self.read_kind(pid, inner, stat, own, mapping)?;
+        let mut area = self.read_kind(pid, inner, stat, (own, pool), mapping)?;
         if mapping.shows_anonymous() || mapping.name.starts_with(b"/") {
             area.guards = ends(own.guards(mapping));
         }
@@ -177,7 +180,7 @@ impl Capture<'_> {
         pid: Pid,
         inner: u32,
         stat: &Stat,
-        own: &Own,
+        (own, pool): (&Own, &mut Pool),
         mapping: &Mapping,
     ) -> Result<Area> {
         let no = || {
@@ -202,16 +205,16 @@ impl Capture<'_> {
             None if mapping.shows_anonymous() => {
                 // What may be dropped at any time is so now, as it would be by fork(2).
                 let droppable = mapping.flags.contains(b"dp");
-                let staged = (mapping.anonymous > 0 && !droppable)
-                    .then(|| self.stage_area(pid, own, mapping))
+                let staged = (mapping.own() > 0 && !droppable)
+                    .then(|| self.stage_area(pid, own, pool, mapping))
                     .transpose()?;
                 return Ok(area(mapping, AreaKind::Anonymous { staged }));
             }
             None if mapping.name.starts_with(b"/") => FileRef::Path(mapping.name.clone()),
             None => return Err(no()),
         };
-        let changed = if mapping.anonymous > 0 && !shared {
-            self.stage_changes(pid, own, mapping)?
+        let changed = if mapping.own() > 0 && !shared {
+            self.stage_changes(pid, own, pool, mapping)?
         } else {
             Vec::new()
         };
@@ -226,10 +229,19 @@ impl Capture<'_> {
     }
 
     /// Copies an area of anonymous memory into a mirror.
-    fn stage_area(&mut self, pid: Pid, own: &Own, mapping: &Mapping) -> Result<u64> {
+    fn stage_area(
+        &mut self,
+        pid: Pid,
+        own: &Own,
+        pool: &mut Pool,
+        mapping: &Mapping,
+    ) -> Result<u64> {
         let found = own.pages(mapping);
         if let Some(at) = self.ahead.finish(pid, mapping, &found, self.stage)? {
             return Ok(at);
+        }
+        if pool::takes_area(mapping) {
+            return Ok(pool.area(mapping, &ends(found)));
         }
         let length = mapping.end - mapping.start;
         let grows_down = mapping.flags.contains(b"gd");
@@ -250,9 +262,13 @@ impl Capture<'_> {
         &mut self,
         pid: Pid,
         own: &Own,
+        pool: &mut Pool,
         mapping: &Mapping,
     ) -> Result<Vec<(u64, u64, u64)>> {
         let ranges = ends(own.pages(mapping));
+        if pool::takes_changes(mapping) {
+            return Ok(pool.changes(&ranges));
+        }
         let length: u64 = ranges.iter().map(|(start, end)| end - start).sum();
         if length == 0 {
             return Ok(Vec::new());

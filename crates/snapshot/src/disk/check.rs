@@ -139,7 +139,8 @@ fn check_area(area: &Area, picture: &Picture, staged: &Staged<'_>) -> Result<()>
     match &area.kind {
         AreaKind::Anonymous { staged: Some(at) } => {
             let length = area.end - area.start;
-            require(staged.mirrors.get(at) == Some(&length), "a mapping has no mirror")
+            let whole = at.is_multiple_of(PAGE) && staged.holds(*at, length);
+            require(whole, "a mapping has no mirror")
         }
         AreaKind::File { file, changed, .. } => {
             for &(place, length, at) in changed {
