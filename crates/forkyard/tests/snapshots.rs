@@ -15,6 +15,7 @@ use forkyard_engine::model::{
 };
 use forkyard_testkit::{TestServer, image_dir, skip, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
+use support::kill::Random;
 use support::{SOON, Sandbox, create, refused, stderr};
 
 /// Takes a snapshot; what the server says of it.
@@ -402,18 +403,6 @@ fn files_are_kept_where_processes_cannot_be() {
     assert!(source.commands()[0].exit.is_none(), "it goes on");
     assert_eq!(from(&server, "files").say("cat /root/file"), "file\n");
     is_tidy(&server, 2, 2, 1);
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        // Xorshift64*: no more is needed.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % end
-    }
 }
 
 /// Asks for something, kills the server after a random time, and starts the next.

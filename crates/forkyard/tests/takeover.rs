@@ -17,21 +17,9 @@ use forkyard_testkit::leaks::{self, Process};
 use forkyard_testkit::{TestServer, wait_for, wait_some};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+use support::kill::Random;
 use support::stream::Stream;
 use support::{SOON, Sandbox, code, counted, counting, create, refused, stdout};
-
-/// Numbers that differ from round to round and are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        // Xorshift64*: no more is needed.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % end
-    }
-}
 
 /// A sandbox, seen through the server of now.
 fn of<'a>(server: &'a TestServer, id: &str) -> Sandbox<'a> {
