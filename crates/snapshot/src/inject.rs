@@ -25,10 +25,6 @@ use crate::seize::{Tree, await_event};
 /// How long a few system calls may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether they are done, leaving the processor to others in between, before
-/// this process sleeps: to be woken takes longer than what most are asked for.
-const LOOKS: u32 = 20;
-
 const PAGE: u64 = 4096;
 
 /// All signals.
@@ -331,7 +327,6 @@ impl<'a> Hand<'a> {
 
     fn wait(&self, tid: Pid, wanted: impl Fn(Change) -> bool) -> Result<()> {
         let end = Instant::now() + PATIENCE;
-        let mut looks = 0;
         loop {
             match ptrace::wait(Some(tid), false) {
                 Ok(Some((_, change))) if wanted(change) => return Ok(()),
@@ -345,10 +340,6 @@ impl<'a> Hand<'a> {
                 }
                 Ok(Some(_)) => {
                     ptrace::resume(tid, 0).context(|| "PTRACE_CONT".to_owned())?;
-                }
-                Ok(None) if looks < LOOKS => {
-                    looks += 1;
-                    rustix::thread::sched_yield();
                 }
                 Ok(None) if Instant::now() < end => await_event(self.tree.events(), end),
                 Ok(None) => {
