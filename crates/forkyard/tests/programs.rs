@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use forkyard_engine::model::Fork;
-use forkyard_testkit::{TestServer, find_program, skip, wait_for};
+use forkyard_testkit::{TestServer, find_program, is_single_id, skip, wait_for};
 use support::{Sandbox, create};
 
 /// How long a program may take to do its work, on a busy machine.
@@ -56,7 +56,10 @@ fn redis_serves_its_clients_on_with_all_data_in_each_clone() {
     // One connection that stays, and many that come and go.
     source.say("while :; do echo incr kept; sleep 0.005; done | redis-cli >/dev/null &");
     source.say("while :; do redis-cli incr many >/dev/null; done &");
-    wait_for("the clients", PATIENCE, || number(&source, "redis-cli get many || echo 0") > 20);
+    wait_for("the clients", PATIENCE, || {
+        source.say("redis-cli exists kept") == "1\n"
+            && number(&source, "redis-cli get many | grep . || echo 0") > 20
+    });
     for (n, sandbox) in fork(source).iter().enumerate() {
         let (kept, many) =
             (number(sandbox, "redis-cli get kept"), number(sandbox, "redis-cli get many"));
@@ -98,6 +101,87 @@ fn a_node_server_under_load_answers_on_in_each_clone() {
         wait_for("the load to go on", PATIENCE, || number(sandbox, count) > before + 10);
         let rest = sandbox.say(&format!("curl -s localhost:8080/{n} | cut -d' ' -f2-"));
         assert_eq!(rest, format!("{n} 49999\n"));
+    }
+}
+
+#[test]
+fn nginx_and_its_workers_serve_on_in_each_clone() {
+    if let Some(missing) = missing(&["nginx", "curl"]) {
+        skip!("{missing}");
+    }
+    if is_single_id() {
+        skip!("more than one id");
+    }
+    let server = TestServer::start();
+    let source = create(&server, &[]);
+    source.say(
+        "mkdir /tmp/www && cd /tmp && echo page >www/page && head -c 3000000 /dev/urandom >www/big\n\
+         cat >nginx.conf <<'END'\n\
+         daemon off; worker_processes 2; pid /tmp/nginx.pid; error_log /tmp/error.log;\n\
+         events { worker_connections 64; }\n\
+         http { access_log /tmp/access.log; client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy;\n\
+           fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s;\n\
+           server { listen 8080; root /tmp/www; } }\n\
+         END\n\
+         nginx -c /tmp/nginx.conf 2>/tmp/said &",
+    );
+    until(&source, "curl -s localhost:8080/page || true", "page\n");
+    source.say("for i in 1 2; do while :; do curl -s localhost:8080/page >/dev/null; done & done");
+    // A download that is slow enough to be on its way at the fork.
+    source.say("curl -s --limit-rate 1M localhost:8080/big >/tmp/got & slow=$!");
+    let served = "wc -l </tmp/access.log";
+    wait_for("some requests", PATIENCE, || number(&source, served) > 20);
+    for sandbox in fork(source) {
+        let before = number(&sandbox, served);
+        wait_for("more requests", PATIENCE, || number(&sandbox, served) > before + 10);
+        let line = "wait $slow; echo $?; cmp /tmp/got /tmp/www/big && echo same";
+        assert_eq!(sandbox.line_within(PATIENCE, line).stdout, "0\nsame\n");
+        // New workers, as the master makes them.
+        sandbox.say("kill -HUP $(cat /tmp/nginx.pid); echo new >/tmp/www/page");
+        until(&sandbox, "curl -s localhost:8080/page || true", "new\n");
+    }
+}
+
+#[test]
+fn postgres_keeps_committed_and_open_transactions_in_each_clone() {
+    const BIN: &str = "/usr/lib/postgresql/15/bin";
+    if !std::path::Path::new(BIN).join("postgres").exists() {
+        skip!("postgresql-15");
+    }
+    if is_single_id() {
+        skip!("more than one id");
+    }
+    let server = TestServer::start();
+    let source = create(&server, &[]);
+    source.say(&format!(
+        "export PATH=$PATH:{BIN} PGHOST=/tmp PGUSER=guest PGDATABASE=postgres\n\
+         as() {{ setpriv --reuid daemon --regid daemon --clear-groups -- \"$@\"; }}\n\
+         mkdir /tmp/data && chown daemon:daemon /tmp/data && cd /tmp"
+    ));
+    let made =
+        source.line_within(PATIENCE, "as initdb -U guest -A trust /tmp/data >/tmp/said 2>&1");
+    assert_eq!(made.exit_code, 0, "{}", source.say("cat /tmp/said"));
+    source.say("as postgres -D /tmp/data -k /tmp -h '' >/tmp/log 2>&1 &");
+    until(&source, "pg_isready -q && echo up || true", "up\n");
+    source.say("psql -qc 'create table lines (n serial, text text)'");
+    // One client in the middle of a transaction, one that commits all the time.
+    source.say("mkfifo /tmp/in; psql -q </tmp/in >/tmp/out 2>&1 & exec 7>/tmp/in");
+    source.say("echo \"begin; insert into lines (text) values ('open');\" >&7");
+    source.say(
+        "while :; do echo \"insert into lines (text) values ('busy');\"; sleep 0.01; done \\\n\
+         | psql -q >/dev/null &",
+    );
+    let busy = "psql -Atc \"select count(*) from lines where text = 'busy'\"";
+    wait_for("some lines", PATIENCE, || number(&source, busy) > 20);
+    for (n, sandbox) in fork(source).iter().enumerate() {
+        let before = number(sandbox, busy);
+        assert!(before > 20, "{before} lines");
+        wait_for("more lines", PATIENCE, || number(sandbox, busy) > before + 5);
+        let open = "psql -Atc \"select count(*) from lines where text <> 'busy'\"";
+        assert_eq!(number(sandbox, open), 0, "another's lines, or some that are not committed");
+        sandbox.say(&format!("echo \"insert into lines (text) values ('{n}'); commit;\" >&7"));
+        wait_for("the commit", PATIENCE, || number(sandbox, open) == 2);
+        assert_eq!(sandbox.say("cat /tmp/out; psql -Atc checkpoint"), "CHECKPOINT\n");
     }
 }
 
