@@ -73,6 +73,19 @@ fn commands_of_a_clone_can_be_followed_signalled_and_waited_for() {
 }
 
 #[test]
+fn ids_of_processes_that_ended_do_not_come_again_in_a_clone() {
+    let server = TestServer::start();
+    let source = create(&server, &[]);
+    source.say("for i in $(seq 50); do /bin/true; done");
+    let last: u32 = source.say("/bin/true & echo $!").trim().parse().unwrap();
+    assert!(last > 50);
+    for sandbox in [clone(&clone(&source)), source] {
+        let next: u32 = sandbox.say("/bin/true & echo $!").trim().parse().unwrap();
+        assert!(next > last, "{next} after {last}");
+    }
+}
+
+#[test]
 fn a_clone_can_be_reset_run_in_and_removed() {
     let server = TestServer::start();
     let source = create(&server, &[]);

@@ -245,6 +245,8 @@ pub struct Records {
     pub terminals: Vec<TerminalRecord>,
     /// Device of `/dev/pts`.
     pub terminal_device: u64,
+    /// The process id that was given last: programs count on one that ended not to come again soon.
+    pub last_pid: u32,
 }
 
 /// A command that runs, for a picture.

@@ -57,6 +57,21 @@ pub(crate) fn next_id(kernel: &OwnedFd, kind: &str, id: i32) -> io::Result<()> {
     File::from(file).write_all(id.to_string().as_bytes())
 }
 
+/// The process id that was given last in this namespace, 0 where nobody tells.
+pub(crate) fn last_pid() -> u32 {
+    let text = std::fs::read_to_string(format!("/proc/sys/kernel/{LAST_PID}"));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
+}
+
+/// Has the next process get the id behind this one, or the next that is free.
+pub(crate) fn set_last_pid(kernel: &OwnedFd, pid: u32) -> io::Result<()> {
+    let file = openat(kernel, LAST_PID, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    File::from(file).write_all(pid.to_string().as_bytes())
+}
+
+/// Of `/proc/sys/kernel`, for processes with `CAP_CHECKPOINT_RESTORE` over the namespace.
+const LAST_PID: &str = "ns_last_pid";
+
 fn read(proc: &OwnedFd, path: &str) -> Option<String> {
     let mut text = String::new();
     open(proc, path, OFlags::RDONLY)?.read_to_string(&mut text).ok()?;

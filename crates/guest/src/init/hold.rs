@@ -133,6 +133,7 @@ impl Init<'_> {
             root: identity(root),
             terminals: self.terminals(),
             terminal_device: rustix::fs::stat("/dev/pts").map_or(0, |stat| stat.st_dev),
+            last_pid: crate::sysctl::last_pid(),
         }
     }
 }

@@ -31,6 +31,11 @@ impl Init<'_> {
             wall: self.confinement.wall.as_ref(),
             filter: self.confinement.bounds.filter_bytes(),
         };
+        // Where nobody tells, ids begin anew.
+        if let (Some(settings), last @ 1..) = (&lent.settings, held.records.last_pid) {
+            crate::sysctl::set_last_pid(settings, last)
+                .map_err(|e| Failure::new("setting the last process id", &e))?;
+        }
         let mut commands = Vec::new();
         for record in held.records.commands.iter().filter(|record| !record.state.tty) {
             commands.push(take_up(record, held, &mut lent)?);
