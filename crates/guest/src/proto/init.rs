@@ -17,7 +17,7 @@ pub struct InitRequest {
 /// What the server asks of init.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum InitBody {
-    /// Start a command. The reply brings its streams: see [`Started`].
+    /// Start a command. The reply brings its streams: see [`InitOk::Started`].
     Start(Box<Start>),
     /// Start a session where none runs; give the running one's descriptors otherwise.
     Session,
