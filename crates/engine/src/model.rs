@@ -144,6 +144,33 @@ pub struct Sandbox {
     pub usage: Option<Usage>,
 }
 
+impl Sandbox {
+    /// One that is about to be made: its deadline begins now.
+    pub(crate) fn creating(
+        id: SandboxId,
+        image: String,
+        parent: Option<SandboxId>,
+        spec: SandboxSpec,
+    ) -> Self {
+        let created_at = crate::clock::now();
+        Self {
+            id,
+            name: spec.name.clone(),
+            image,
+            state: State::Creating,
+            reason: None,
+            created_at,
+            started_at: None,
+            ended_at: None,
+            deadline: spec.timeout_ms.map(|ms| created_at.saturating_add(ms)),
+            parent,
+            pid: None,
+            spec,
+            usage: None,
+        }
+    }
+}
+
 /// What a sandbox uses at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {

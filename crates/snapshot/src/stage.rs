@@ -17,7 +17,7 @@ use forkyard_sys::memory::{ADDRESSES_END, HUGE, Pages};
 use crate::error::{Context, Error, Result, unreadable};
 
 pub(crate) use disk::{Plan, Shift};
-pub(crate) use dress::dress;
+pub(crate) use dress::{ADVICE, dress};
 
 /// The lowest address that is used: programs at fixed addresses begin below.
 const LOWEST: u64 = 0x1_0000_0000;

@@ -94,21 +94,7 @@ impl Engine {
         let (mut internal, mut setup) = self.plan(&id, &spec, rootfs, slot);
         setup.session = purpose == Purpose::Keep;
         internal.ephemeral = purpose == Purpose::Run { ephemeral: true };
-        let sandbox = Sandbox {
-            id: id.clone(),
-            name: spec.name.clone(),
-            image,
-            state: State::Creating,
-            reason: None,
-            created_at: now(),
-            started_at: None,
-            ended_at: None,
-            deadline: spec.timeout_ms.map(|ms| now().saturating_add(ms)),
-            parent: None,
-            pid: None,
-            spec,
-            usage: None,
-        };
+        let sandbox = Sandbox::creating(id, image, None, spec);
         setup.deadline = sandbox.deadline;
         let live = self.register(sandbox, internal)?;
         let made = async {

@@ -8,7 +8,6 @@ use forkyard_sys::channel;
 
 use super::Engine;
 use super::create::{Maker, Ready, Site};
-use crate::clock::now;
 use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::model::{Fork, ForkReport, ForkSpec, Phase, Sandbox, SandboxId, State};
@@ -177,21 +176,7 @@ impl Engine {
         states.for_each(|mount| mount.path = state(&id));
         let mut spec = parent.spec;
         spec.name.clone_from(&name);
-        let sandbox = Sandbox {
-            id,
-            name,
-            state: State::Creating,
-            reason: None,
-            created_at: now(),
-            started_at: None,
-            ended_at: None,
-            deadline: spec.timeout_ms.map(|ms| now().saturating_add(ms)),
-            parent: Some(parent.id),
-            pid: None,
-            spec,
-            usage: None,
-            image: parent.image,
-        };
+        let sandbox = Sandbox::creating(id, parent.image, Some(parent.id), spec);
         let live = self.register(sandbox, internal)?;
         match self.lay_out(&live, None) {
             Ok(site) => Ok(Expected { live, site }),

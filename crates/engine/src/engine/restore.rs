@@ -8,11 +8,8 @@ use forkyard_guest::proto::{MountSource, Restored, Setup, VolumeMount};
 use super::Engine;
 use super::create::{Maker, Ready};
 use super::snapshot::phases;
-use crate::clock::now;
 use crate::error::{Error, Result};
-use crate::model::{
-    Limits, Net, RestoreReport, Sandbox, SandboxId, SandboxSpec, SnapshotKind, State,
-};
+use crate::model::{Limits, Net, RestoreReport, Sandbox, SandboxId, SandboxSpec, SnapshotKind};
 use crate::sandbox::{Internal, LiveSandbox};
 use crate::snapshots::{Entry, Kept};
 use crate::spawner::Template;
@@ -84,21 +81,7 @@ impl Engine {
         if fresh {
             change_setup(&mut setup, &mut internal, &spec);
         }
-        let sandbox = Sandbox {
-            id,
-            name: spec.name.clone(),
-            image,
-            state: State::Creating,
-            reason: None,
-            created_at: now(),
-            started_at: None,
-            ended_at: None,
-            deadline: spec.timeout_ms.map(|ms| now().saturating_add(ms)),
-            parent: Some(parent),
-            pid: None,
-            spec,
-            usage: None,
-        };
+        let sandbox = Sandbox::creating(id, image, Some(parent), spec);
         setup.deadline = sandbox.deadline;
         let live = self.register(sandbox, internal)?;
         let made = async {

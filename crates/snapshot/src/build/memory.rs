@@ -9,6 +9,7 @@ use super::Site;
 use super::program::Program;
 use crate::error::{Error, Result};
 use crate::picture::{Alive, Area, AreaKind, FileRef, LooseKind};
+use crate::stage::ADVICE;
 
 /// Where this process's own vDSO waits meanwhile, from its program on.
 const KERNELS: u64 = 64 * 1024 * 1024;
@@ -203,15 +204,9 @@ fn advise(program: &mut Program, area: &Area, ops: &mut Vec<Op>) {
         advise(libc::MADV_DONTFORK);
     }
     if !matches!(area.kind, AreaKind::Anonymous { staged: Some(_) }) {
-        for (flag, advice) in [
-            (b"mg", libc::MADV_MERGEABLE),
-            (b"wf", libc::MADV_WIPEONFORK),
-            (b"hg", libc::MADV_HUGEPAGE),
-            (b"nh", libc::MADV_NOHUGEPAGE),
-            (b"dd", libc::MADV_DONTDUMP),
-            (b"sr", libc::MADV_SEQUENTIAL),
-            (b"rr", libc::MADV_RANDOM),
-        ] {
+        let of_files: [(&[u8; 2], i32); 2] =
+            [(b"sr", libc::MADV_SEQUENTIAL), (b"rr", libc::MADV_RANDOM)];
+        for (flag, advice) in ADVICE.into_iter().chain(of_files) {
             if has(flag) {
                 advise(advice);
             }

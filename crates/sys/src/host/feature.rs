@@ -130,11 +130,11 @@ features! {
     /// `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN` on the host.
     CheckpointRestore, "checkpoint_restore", Fork, false, "mapped files are reopened by path, not through map_files";
     /// The `PAGEMAP_SCAN` ioctl (Linux 6.7).
-    PagemapScan, "PAGEMAP_SCAN", Fork, false, "changed pages are found by reading all of pagemap, some ten times slower";
+    PagemapScan, "PAGEMAP_SCAN", Fork, false, "no live fork: pages that hold something are not told";
     /// userfaultfd(2) for this user.
-    Userfaultfd, "userfaultfd", Fork, false, "no tracking of written pages";
+    Userfaultfd, "userfaultfd", Fork, false, "large memory is read while its process is stopped, not before";
     /// `UFFD_FEATURE_WP_ASYNC` (Linux 6.7).
-    WriteProtectAsync, "userfaultfd WP_ASYNC", Fork, false, "a second fork copies all private pages again, not the written ones alone";
+    WriteProtectAsync, "userfaultfd WP_ASYNC", Fork, false, "large memory is read while its process is stopped, not before";
     /// Transparent huge pages that can be asked for.
     HugePages, "huge pages", Fork, false, "forks of large processes take ten times longer";
 
