@@ -49,6 +49,9 @@ const UNFIT: [&[u8; 2]; 10] =
 const MIRRORED: [(&[u8; 2], i32); 2] =
     [(b"hg", libc::MADV_HUGEPAGE), (b"nh", libc::MADV_NOHUGEPAGE)];
 
+/// Flag of `smaps` of areas in which writes are marked.
+pub(crate) const MARKED: &[u8; 2] = b"uw";
+
 /// Copies of memory of running processes.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
@@ -161,11 +164,16 @@ impl Ahead {
         let Some(copied) = marked.areas.iter_mut().find(|copied| copied.is_of(mapping)) else {
             return Ok(None);
         };
-        if !is_eligible(mapping) || mirrored(mapping) != copied.mirrored {
+        // Kernels before 6.14 leave marks on pages that were moved to where nothing is marked.
+        let is_marked = mapping.flags.contains(MARKED);
+        if !is_marked || !is_eligible(mapping) || mirrored(mapping) != copied.mirrored {
             return Ok(None);
         }
         let written = found.iter().filter(|range| range.categories & page::WRITTEN != 0);
-        copied.read(pid, &written.map(ends).collect::<Vec<_>>(), stage)?;
+        let written: Vec<_> = written.map(ends).collect();
+        copied.read(pid, &written, stage)?;
+        // If this try fails, the next one has to know what the mirror holds.
+        copied.ranges.extend(written);
         let now: Vec<(u64, u64)> = found.iter().map(ends).collect();
         let gone = without(copied.ranges.iter().copied(), &now);
         stage.change(copied.at, |pages| {
@@ -227,7 +235,9 @@ impl Copied {
 
     /// Copies what was written since the last time; gives how many bytes that was.
     fn refresh(&mut self, pid: Pid, pagemap: &File, stage: &mut Stage) -> Result<u64> {
-        let search = Filled { only: page::WRITTEN, protect: true, ..Filled::default() };
+        // At first whatever there is: a mark may be left from where a page was before.
+        let only = if self.ranges.is_empty() { 0 } else { page::WRITTEN };
+        let search = Filled { only, protect: true, ..Filled::default() };
         let found = filled(pagemap, (self.start, self.end), search)?;
         let written: Vec<_> = found.iter().map(ends).collect();
         // Marked as not written from here on, it must be read, or be forgotten.

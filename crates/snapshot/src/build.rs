@@ -93,9 +93,14 @@ pub fn build(
         site.fork(proof, root).context(|| "clone3 with a process id".to_owned())?;
     }
     times.mark("fork");
-    site.release()?;
+    site.settle()?;
+    // What this process still had open would not be closed when they close it: its other end would
+    // not be told, and an epoll descriptor would tell of it on.
+    drop(terminals);
+    loose::release(files.into_loose())?;
+    control.pages.store_and_wake(GO, 1);
     times.mark("build");
-    loose::release(files.loose)
+    Ok(())
 }
 
 /// From the control page to where a process keeps its program.
@@ -204,8 +209,8 @@ impl Site<'_> {
         }
     }
 
-    /// Waits until all are what they shall be, and lets them go.
-    fn release(&self) -> Result<()> {
+    /// Waits until all are what they shall be.
+    fn settle(&self) -> Result<()> {
         let wanted = self.nodes.alive();
         self.await_all(ENDED, wanted)?;
         self.see_own(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT, |child| {
@@ -216,9 +221,7 @@ impl Site<'_> {
         self.see_own(WaitIdOptions::STOPPED, Process::is_stopped);
         loose::finish(self.picture, &self.files.loose)?;
         sockets::settle(self.picture, self.files, self.files.leaving.take())?;
-        events::settle(self.picture, self.files)?;
-        self.control.pages.store_and_wake(GO, 1);
-        Ok(())
+        events::settle(self.picture, self.files)
     }
 
     /// Waits until so many processes have counted themselves in.

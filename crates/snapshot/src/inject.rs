@@ -264,6 +264,11 @@ impl<'a> Hand<'a> {
         taken
     }
 
+    /// What is said of a process that cannot be forked.
+    pub(crate) fn refuse(&self, what: &str) -> Error {
+        refuse(self.who.0, self.who.1, what)
+    }
+
     /// What a thread was before it made calls for us.
     pub(crate) fn original(&mut self, tid: Pid) -> Result<Original> {
         if let Some((_, original)) = self.threads.iter().find(|(other, _)| *other == tid) {
@@ -271,7 +276,7 @@ impl<'a> Hand<'a> {
         }
         let mut registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
         if let Some(what) = strange(tid, &registers) {
-            return Err(refuse(self.who.0, self.who.1, what));
+            return Err(self.refuse(what));
         }
         let mask = ptrace::signal_mask(tid).context(|| "PTRACE_GETSIGMASK".to_owned())?;
         let rseq = ptrace::rseq(tid).unwrap_or_default();

@@ -127,7 +127,11 @@ pub fn no_registers() -> Registers {
 /// `NT_X86_XSTATE` of `linux/elf.h`.
 const XSTATE: u64 = 0x202;
 
-/// Its floating point, vector and other extended registers, as the processor's XSAVE lays them out.
+/// AMX tiles, among the parts of the processor's state.
+pub const TILES: u64 = 1 << 18;
+
+/// Its floating point, vector and other extended registers, as the processor's XSAVE lays them out,
+/// up to the last that it uses: a signal frame takes no more than its thread may use.
 pub fn extended_registers(tid: Tid) -> io::Result<Vec<u8>> {
     // Room for AMX tiles; the kernel says how much it wrote.
     let mut bytes = vec![0_u8; 16 * 1024];
@@ -135,7 +139,39 @@ pub fn extended_registers(tid: Tid) -> io::Result<Vec<u8>> {
     // SAFETY: the kernel writes at most `iov_len` bytes to `iov_base`, and the length to `part`.
     unsafe { raw(libc::PTRACE_GETREGSET, tid, XSTATE, (&raw mut part) as u64) }?;
     bytes.truncate(part.iov_len);
+    bytes.truncate(used_length(parts_in_use(&bytes)));
     Ok(bytes)
+}
+
+/// Whether extended registers hold AMX tiles.
+pub fn uses_tiles(extended: &[u8]) -> bool {
+    parts_in_use(extended) & TILES != 0
+}
+
+/// `XSTATE_BV` of the header, see "XSAVE Area" in volume 1 of Intel's Software Developer's Manual.
+fn parts_in_use(extended: &[u8]) -> u64 {
+    const HEADER: usize = 512;
+    let word = extended.get(HEADER..).and_then(|rest| rest.first_chunk());
+    word.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Where the last of these parts ends.
+#[cfg(target_arch = "x86_64")]
+fn used_length(parts: u64) -> usize {
+    /// The x87 and SSE registers, which have no entry of their own, and the header.
+    const LEAST: usize = 576;
+    /// The leaf of CPUID that tells length and offset of each part.
+    const STATE: u32 = 0xd;
+    let ends = (2..63).filter(|part| parts >> part & 1 == 1).map(|part| {
+        let told = std::arch::x86_64::__cpuid_count(STATE, part);
+        (told.eax + told.ebx) as usize
+    });
+    ends.max().unwrap_or_default().max(LEAST)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn used_length(_: u64) -> usize {
+    usize::MAX
 }
 
 /// Its blocked signals, bit N - 1 for signal N.

@@ -1,10 +1,13 @@
 //! What a process or thread was told by prctl(2) and its like.
 
-use forkyard_sys::process;
 use forkyard_sys::stub::Op;
+use forkyard_sys::{process, ptrace};
 
 use crate::error::{Context, Result};
-use crate::picture::{Alive, ThreadAttributes};
+use crate::picture::{Alive, ProcessAttributes, ThreadAttributes};
+
+/// `ARCH_REQ_XCOMP_PERM` of asm/prctl.h.
+const ASK_FOR_STATE: u64 = 0x1023;
 
 const CORE_FILTER: &str = "/proc/self/coredump_filter";
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
@@ -75,6 +78,18 @@ pub(super) fn settle(alive: &Alive, ops: &mut Vec<Op>) {
     ops.push(prctl(libc::PR_SET_DUMPABLE, u64::from(alive.dumpable), 0));
     if alive.subreaper {
         ops.push(prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0));
+    }
+}
+
+/// Of a process, before it has threads.
+pub(super) fn begin(attributes: &ProcessAttributes, ops: &mut Vec<Op>) {
+    for barrier in (0..32).map(|bit| 1 << bit).filter(|bit| attributes.barriers & bit != 0) {
+        ops.push(Op::call(libc::SYS_membarrier, [barrier.into(), 0, 0, 0, 0, 0]).must());
+    }
+    // The one part that a process has to ask for.
+    if attributes.processor_state & ptrace::TILES != 0 {
+        let part = ptrace::TILES.trailing_zeros().into();
+        ops.push(Op::call(libc::SYS_arch_prctl, [ASK_FOR_STATE, part, 0, 0, 0, 0]).must());
     }
 }
 

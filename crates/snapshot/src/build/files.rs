@@ -48,6 +48,11 @@ impl Files {
     pub(super) fn description(&self, index: usize) -> Option<BorrowedFd<'_>> {
         self.descriptions.get(index)?.as_ref().map(AsFd::as_fd)
     }
+
+    /// Closes all but what is to be let go in a way of its own.
+    pub(super) fn into_loose(self) -> Vec<Made> {
+        self.loose
+    }
 }
 
 pub(super) fn open_all(

@@ -95,6 +95,7 @@ fn ops(
     drain(program, &mut ops);
     locks::take_own(program, alive, &mut ops);
     signal_actions(program, alive, &mut ops);
+    attributes::begin(&alive.attributes, &mut ops);
     let gate = program.put_words(&[0]);
     let (leader, others) = alive
         .threads

@@ -10,7 +10,7 @@ use super::Capture;
 use super::loose::{Key, kind_of};
 use super::pool::{self, Pool};
 use super::system_v::Segment;
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, MARKED};
 use crate::error::{Context, Error, Result};
 use crate::filled::Own;
 use crate::picture::{Area, AreaKind, FileRef, LooseKind, Memory};
@@ -92,13 +92,9 @@ impl Capture<'_> {
         let mut read = proc::mappings(pid)?;
         for mapping in &mut read {
             give_true_name(pid, mapping)?;
-            let marked = mapping.flags.iter().position(|flag| flag == b"uw");
-            if let Some(marked) = marked {
-                // No other's, for guests have none; or that of a template that was just killed.
-                if !self.ahead.marks(pid) {
-                    return Err(Error::Unsteady("another fork is at an end".to_owned()));
-                }
-                mapping.flags.remove(marked);
+            // No other's, for guests have none; or that of a template that was just killed.
+            if mapping.flags.contains(MARKED) && !self.ahead.marks(pid) {
+                return Err(Error::Unsteady("another fork is at an end".to_owned()));
             }
         }
         self.mappings.insert(pid, read.clone());
@@ -366,7 +362,7 @@ fn area(mapping: &Mapping, kind: AreaKind) -> Area {
         start: mapping.start,
         end: mapping.end,
         protection: protection(mapping),
-        flags: mapping.flags.clone(),
+        flags: mapping.flags.iter().filter(|flag| *flag != MARKED).copied().collect(),
         guards: Vec::new(),
         name: mapping.given_name(),
         kind,

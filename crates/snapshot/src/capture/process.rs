@@ -26,7 +26,14 @@ const LEADER_ROOM: u64 = 12 * 1024;
 const TIMERS: usize = 0;
 const ACTIONS: usize = 96;
 const SUBREAPER: usize = ACTIONS + 64 * 32;
-const LENGTH: usize = SUBREAPER + 8;
+const STATE: usize = SUBREAPER + 8;
+const LENGTH: usize = STATE + 8;
+
+/// `MEMBARRIER_CMD_GET_REGISTRATIONS` of linux/membarrier.h, Linux 6.3.
+const REGISTRATIONS: u64 = 1 << 9;
+
+/// `ARCH_GET_XCOMP_PERM` of asm/prctl.h.
+const PERMITTED_STATE: u64 = 0x1022;
 
 impl Capture<'_> {
     pub(super) fn read_process(
@@ -107,6 +114,8 @@ impl Capture<'_> {
             personality: hexadecimal(&proc::read(pid, "personality")?),
             attributes: ProcessAttributes {
                 core_filter: hexadecimal(&proc::read(pid, "coredump_filter")?),
+                barriers: leader.barriers,
+                processor_state: leader.processor_state,
             },
         })
     }
@@ -141,13 +150,15 @@ struct Leader {
     dumpable: bool,
     subreaper: bool,
     no_exec_gain: u32,
+    barriers: u32,
+    processor_state: u64,
 }
 
 fn ask_leader(hand: &mut Hand<'_>, pid: Pid, status: &Status) -> Result<Leader> {
     let caught = status.hexadecimal("SigCgt");
     let ignored = status.hexadecimal("SigIgn");
     let asked: Vec<u32> = (1..=64).filter(|n| *n == CHILD || caught >> (n - 1) & 1 == 1).collect();
-    let count = 3 + asked.len() + 4;
+    let count = 3 + asked.len() + 6;
     let data_at = hand.data_address(0, count);
     let mut ops = Vec::with_capacity(count);
     for which in 0..3_u64 {
@@ -160,6 +171,8 @@ fn ask_leader(hand: &mut Hand<'_>, pid: Pid, status: &Status) -> Result<Leader> 
     }
     let prctl =
         |what: i32, arg: u64| Op::call(libc::SYS_prctl, [what as u64, arg, 0, 0, 0, 0]).keep();
+    ops.push(Op::call(libc::SYS_membarrier, [REGISTRATIONS, 0, 0, 0, 0, 0]).keep());
+    ops.push(Op::call(libc::SYS_arch_prctl, [PERMITTED_STATE, data_at + STATE as u64, 0, 0, 0, 0]));
     ops.push(prctl(libc::PR_GET_MDWE, 0));
     ops.push(Op::call(libc::SYS_brk, [0; 6]).keep());
     ops.push(prctl(libc::PR_GET_DUMPABLE, 0));
@@ -201,6 +214,8 @@ fn ask_leader(hand: &mut Hand<'_>, pid: Pid, status: &Status) -> Result<Leader> 
         dumpable: result(2) == 1,
         subreaper: word(SUBREAPER) as u32 != 0,
         no_exec_gain: result(4).max(0) as u32,
+        barriers: result(6).max(0) as u32,
+        processor_state: word(STATE),
     })
 }
 

@@ -35,6 +35,9 @@ pub(super) fn begin(hand: &mut Hand<'_>, tid: Pid, at: u64) -> Result<Begun> {
     let original = hand.original(tid)?;
     let extended =
         ptrace::extended_registers(tid).context(|| format!("PTRACE_GETREGSET of thread {tid}"))?;
+    if ptrace::uses_tiles(&extended) {
+        return Err(hand.refuse("it is in the middle of work with matrix registers (AMX)"));
+    }
     let data_at = hand.data_address(at, 6);
     let prctl =
         |what: i32, arg: u64| Op::call(libc::SYS_prctl, [what as u64, arg, 0, 0, 0, 0]).keep();

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 pub struct ProcessAttributes {
     /// `/proc/PID/coredump_filter`
     pub core_filter: u32,
+    /// What it registered for with membarrier(2), `MEMBARRIER_CMD_REGISTER_*`.
+    pub barriers: u32,
+    /// What of the processor's state it may use, a bit for each part: `ARCH_GET_XCOMP_PERM`.
+    pub processor_state: u64,
 }
 
 /// Of a thread.

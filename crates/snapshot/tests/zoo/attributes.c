@@ -1,6 +1,7 @@
 /* What a process may have been told about itself: limits, scheduling, names, and what prctl keeps. */
 #include "zoo.h"
 #include <linux/ioprio.h>
+#include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -22,6 +23,11 @@ static int text_of(const char *path, char *into, int size) {
     close(file);
     return length;
 }
+
+/* Linux 6.3; older headers do not have it. */
+enum { GET_REGISTRATIONS = 1 << 9 };
+
+static int membarrier(int command) { return (int)syscall(SYS_membarrier, command, 0, 0); }
 
 static int io_priority(void) { return (int)syscall(SYS_ioprio_get, 1, 0); }
 
@@ -96,6 +102,10 @@ int main(int argc, char **argv) {
     MUST(prctl(PR_SET_NAME, "a name) S 1 (x") == 0);
     MUST(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0 && prctl(PR_SET_PDEATHSIG, SIGHUP) == 0);
     umask(0137);
+    int barriers = MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED | MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED;
+    MUST(membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0);
+    MUST(membarrier(MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED) == 0);
+    MUST(membarrier(GET_REGISTRATIONS) == barriers);
     /* As setproctitle does it. */
     memset(argv[0], 0, strlen(argv[0]));
     strcpy(argv[0], "title");
@@ -118,6 +128,8 @@ int main(int argc, char **argv) {
     MUST(prctl(PR_GET_CHILD_SUBREAPER, &number) == 0 && number == 1);
     MUST(prctl(PR_GET_PDEATHSIG, &number) == 0 && number == SIGHUP);
     MUST(umask(0) == 0137);
+    MUST(membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0);
+    MUST(membarrier(GET_REGISTRATIONS) == barriers);
     MUST(text_of("/proc/self/cmdline", line, sizeof line) == length);
     MUST(memcmp(line, title, length) == 0 && strcmp(getenv("ADDED"), "later") == 0);
     MUST(text_of("/proc/self/environ", line, sizeof line) > 0);
