@@ -196,6 +196,15 @@ pub fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
+/// The directory of packages of Python that `./test` gets beside what it builds, for sandboxes to be
+/// shown: it has ipykernel and numpy.
+pub fn python_packages() -> Option<PathBuf> {
+    // TARGET/PROFILE/deps/TEST
+    let test = std::env::current_exe().ok()?;
+    let packages = test.ancestors().nth(3)?.join("python");
+    packages.join("numpy").is_dir().then_some(packages)
+}
+
 /// How many descriptors a process has open.
 pub fn open_fds(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()

@@ -4,8 +4,8 @@
 use forkyard_testkit::{TestServer, find_program, skip, wait_for};
 
 use super::fork;
-use super::support::SOON;
 use super::support::stream::Stream;
+use super::support::{SOON, python_packages};
 use super::terminals::attach;
 
 /// A program of a sandbox on a terminal, which somebody types into.
@@ -19,9 +19,18 @@ impl<'a> Seat<'a> {
     /// Starts a program.
     #[track_caller]
     fn take(server: &'a TestServer, terminal: &str, argv: &[&str]) -> Self {
-        let id = server.ok(&["create"]).trim().to_owned();
-        let terminal = format!("TERM={terminal}");
-        let mut args = vec!["exec", "-d", "-t", "-e", &terminal, &id, "--"];
+        Self::take_with(server, &[], &["-e", &format!("TERM={terminal}")], argv)
+    }
+
+    /// Starts a program, with options of `create` and of `exec`.
+    #[track_caller]
+    fn take_with(server: &'a TestServer, create: &[&str], exec: &[&str], argv: &[&str]) -> Self {
+        let mut args = vec!["create"];
+        args.extend(create);
+        let id = server.ok(&args).trim().to_owned();
+        let mut args = vec!["exec", "-d", "-t"];
+        args.extend(exec);
+        args.extend([&id, "--"]);
         args.extend(argv);
         assert_eq!(server.ok(&args).trim(), "1");
         let keyboard = attach(server, &id);
@@ -177,6 +186,34 @@ fn a_half_typed_prompt_of_python_is_finished_in_each_fork() {
         seat.run("print('loop' + 'ing'); exec('while 1: pass')", "looping\r\n");
         seat.press(INTERRUPT, "KeyboardInterrupt\r\n>>> ");
         seat.run("lock.locked(), threading.active_count()", "(False, 1)\r\n>>> ");
+        seat.leave(END);
+    }
+}
+
+#[test]
+fn arrays_and_threads_of_numpy_go_on_at_a_prompt_in_each_fork() {
+    let Some(packages) = python_packages() else { skip!("packages of Python: ./test gets them") };
+    let server = TestServer::start();
+    let volume = format!("{}:/opt/python:ro", packages.display());
+    let environment =
+        ["-e", "TERM=dumb", "-e", "PYTHONPATH=/opt/python", "-e", "OPENBLAS_NUM_THREADS=4"];
+    let python = ["/usr/bin/python3", "-i", "-q"];
+    let mut seat = Seat::take_with(&server, &["-v", &volume], &environment, &python);
+    seat.keyboard.until(">>> ");
+    seat.run("import numpy as np, os", ">>> ");
+    seat.run("a = np.arange(640000.).reshape(800, 800); whole = (a @ a).sum()", ">>> ");
+    seat.run("threads = lambda: len(os.listdir('/proc/self/task'))", ">>> ");
+    // As many as there are processors, at most.
+    let some = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(2);
+    seat.run(&format!("before = threads(); print('ma' + 'ny', before >= {some})"), "many True");
+    seat.run("random = np.random.default_rng(7); first = random.random()", ">>> ");
+    for (n, mut seat) in seat.fork().into_iter().enumerate() {
+        // The product is made by threads of the library, which wait for work.
+        seat.run("(a @ a).sum() == whole, threads() == before", "True)\r\n>>> ");
+        seat.run(&format!("a[0] = {n}; int(a[0].sum())"), &format!("\r\n{}\r\n>>> ", 800 * n));
+        // Seeded by hand, each goes on from the same place.
+        let same = "np.random.default_rng(7).random(2)[1] == random.random()";
+        seat.run(&format!("print('sa' + 'me', bool({same}))"), "same True\r\n>>> ");
         seat.leave(END);
     }
 }

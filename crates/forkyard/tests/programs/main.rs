@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod builds;
+mod notebook;
 
 use std::time::Duration;
 
@@ -241,37 +245,5 @@ fn python_keeps_threads_children_event_loop_and_transaction() {
     for sandbox in fork(source) {
         let line = "touch /root/forked; wait $job; echo $?; cat /root/said";
         assert_eq!(sandbox.line_within(PATIENCE, line).stdout, "0\nwhole\n");
-    }
-}
-
-#[test]
-fn a_make_in_mid_flight_comes_to_its_end_in_each_clone() {
-    if let Some(missing) = missing(&["make", "gcc"]) {
-        skip!("{missing}");
-    }
-    let server = TestServer::start();
-    let source = create(&server, &[]);
-    source.say(
-        "mkdir /root/build; cd /root/build\n\
-         for i in $(seq 24); do\n\
-           { echo '#include <stdio.h>'; for j in $(seq 300); do\n\
-             echo \"int f${i}_$j(int x) { return printf(\\\"%d\\\", x) + x * $j; }\"; done\n\
-             echo \"int part$i(void) { return $i; }\"; } >part$i.c\n\
-         done\n\
-         { for i in $(seq 24); do echo \"int part$i(void);\"; done; echo '#include <stdio.h>'\n\
-           echo 'int main(void) { int sum = 0;'\n\
-           for i in $(seq 24); do echo \"sum += part$i();\"; done\n\
-           echo 'printf(\"%d\\n\", sum); return 0; }'; } >main.c\n\
-         objects=\"$(for i in $(seq 24); do echo part$i.o; done | tr '\\n' ' ')main.o\"\n\
-         printf 'CFLAGS = -O2\\nprogram: %s\\n\\tgcc -o $@ $^\\n' \"$objects\" >Makefile\n\
-         make -j3 >/root/said 2>&1 & job=$!",
-    );
-    let made = "ls /root/build/*.o 2>/dev/null | wc -l";
-    wait_for("some objects", PATIENCE, || number(&source, made) > 3);
-    let sandboxes = fork(source);
-    for sandbox in &sandboxes {
-        let line = "wait $job; echo $?; /root/build/program";
-        let said = sandbox.line_within(PATIENCE, line);
-        assert_eq!(said.stdout, "0\n300\n", "{said:?}: {}", sandbox.say("cat /root/said"));
     }
 }
