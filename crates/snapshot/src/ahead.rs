@@ -235,7 +235,8 @@ impl Copied {
 
     /// Copies what was written since the last time; gives how many bytes that was.
     fn refresh(&mut self, pid: Pid, pagemap: &File, stage: &mut Stage) -> Result<u64> {
-        // At first whatever there is: a mark may be left from where a page was before.
+        // At first whatever there is: pages may carry marks already, of a try that failed when the
+        // area had another end, or of where they were before.
         let only = if self.ranges.is_empty() { 0 } else { page::WRITTEN };
         let search = Filled { only, protect: true, ..Filled::default() };
         let found = filled(pagemap, (self.start, self.end), search)?;

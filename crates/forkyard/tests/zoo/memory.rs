@@ -23,6 +23,11 @@ fn fork_takes_memory_of_one_moment_while_it_is_written() {
 }
 
 #[test]
+fn fork_takes_all_memory_after_tries_that_came_to_nothing() {
+    survives("memory_tries");
+}
+
+#[test]
 fn fork_gives_allocators_zeros_for_what_they_let_go() {
     survives("jemalloc");
     let library = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
