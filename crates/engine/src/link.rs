@@ -92,6 +92,18 @@ impl<T> Link<T> {
         let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
     }
 
+    /// Says that no request comes any more, and waits until the other end is gone.
+    pub(crate) async fn end(&self) {
+        let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Write);
+        let seq = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        if let Some(waiting) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+        {
+            waiting.insert(seq, sender);
+        }
+        let _ = receiver.await;
+    }
+
     /// Fails whoever waits, now and from now on.
     pub(crate) fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -3,6 +3,7 @@
 mod commands;
 mod paused;
 mod session;
+mod template;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,6 +27,9 @@ use crate::link::{Answer, Link};
 use crate::model::{CommandId, Sandbox, SandboxId, State, Usage};
 use crate::session::Session;
 use crate::store::{Record, Store};
+
+use template::Keeper;
+pub(crate) use template::Turn;
 
 /// How many ended commands of a sandbox are remembered with their output.
 const ENDED_KEPT: usize = 64;
@@ -99,6 +103,8 @@ pub struct LiveSandbox {
     adopting: AtomicBool,
     /// Reset and delete wait for each other.
     pub(crate) transition: tokio::sync::Mutex<()>,
+    /// The template that it was forked by last, for some time.
+    keeper: Keeper,
     /// Held by who writes to terminals, and alone by who takes a picture of them.
     pub(crate) typing: Arc<tokio::sync::RwLock<()>>,
 }
@@ -122,6 +128,7 @@ impl LiveSandbox {
             inherited: AtomicBool::new(false),
             adopting: AtomicBool::new(false),
             transition: tokio::sync::Mutex::default(),
+            keeper: Keeper::default(),
             typing: Arc::default(),
         })
     }
@@ -398,6 +405,7 @@ impl LiveSandbox {
 
     pub(crate) fn mark_ended(&self) {
         self.init.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.let_template_go();
         self.lose_everything();
         self.ended.send_replace(true);
     }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use forkyard_guest::proto::{
     Failure, Ids, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, TakeReport, decode,
@@ -17,6 +18,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::link::Link;
+
+/// How long the end of a template that has nothing to do is waited for.
+const END_WAIT: Duration = Duration::from_secs(2);
 
 /// The spawner; one that died is replaced by the next request.
 #[derive(Debug)]
@@ -172,7 +176,7 @@ pub(crate) struct Template {
 }
 
 /// Whose picture is taken, and where its files are copied to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) init: u32,
     pub(crate) ids: Ids,
@@ -188,12 +192,30 @@ impl From<forkyard_guest::proto::Source> for Source {
 }
 
 impl Template {
-    /// Begins to take a sandbox's picture. `holder` is the end of a socket to its init.
-    pub(crate) async fn take(self, source: Source, holder: &OwnedFd) -> Result<Taking> {
+    /// Begins to take a sandbox's picture. `holder` is the end of a socket to its init; `keep`
+    /// tells whether it may be asked for another one.
+    pub(crate) async fn take(self, source: Source, keep: bool, holder: &OwnedFd) -> Result<Taking> {
         let Source { init, ids, uppers, into } = source;
-        let request = |seq| SpawnerRequest::Take { seq, init, ids, uppers, into };
+        let request = |seq| SpawnerRequest::Take { seq, init, ids, uppers, into, keep };
         let answer = begin(&self.link, request, &[holder.as_fd()]).await?;
         Ok(Taking { template: self, answer })
+    }
+
+    /// Has it let go of all but what another picture of the same sandbox can use.
+    pub(crate) async fn keep(&self) -> Result<()> {
+        let bytes = encode(&SpawnerRequest::Keep).map_err(|e| Error::Invalid(e.to_string()))?;
+        self.link.send(&bytes, &[]).await.map_err(gone)
+    }
+
+    /// Whether it still serves, as far as is known.
+    pub(crate) fn is_alive(&self) -> bool {
+        !self.link.is_closed()
+    }
+
+    /// Ends it, and waits until nothing is marked for it in the sandbox any more.
+    pub(crate) async fn end(self) {
+        // One that takes long to go is waited for again by who finds its marks.
+        let _ = tokio::time::timeout(END_WAIT, self.link.end()).await;
     }
 
     /// Makes the init of a clone: as [`Spawner::spawn`].

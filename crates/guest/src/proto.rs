@@ -91,7 +91,12 @@ pub enum SpawnerRequest {
         uppers: String,
         /// Directory that copies of its files go to, absolute and there.
         into: String,
+        /// Whether copies of memory are made to be used by the next picture, too.
+        keep: bool,
     },
+    /// To a template: let go of all but copies of memory that the next picture can use. It must be
+    /// of the same sandbox; no sandbox is made any more from the one before.
+    Keep,
     /// To a template: copy what the sandbox wrote, without its processes. With it: as with
     /// [`Self::Take`].
     TakeFiles {

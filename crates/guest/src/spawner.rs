@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use forkyard_snapshot::Copies;
 use forkyard_sys::mount::make_private;
 use forkyard_sys::process::{self, CloneFlags, SingleThreaded};
 use forkyard_sys::seccomp::Filter;
@@ -69,6 +70,7 @@ fn serve_all(
         if nursery.wish.is_some() && is_idle(socket) {
             nursery.grant(proof, bounds);
         }
+        nursery.bury_templates(socket);
         let message = match channel::receive(socket) {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(()),
@@ -127,19 +129,25 @@ fn serve(
         SpawnerRequest::Template => {
             if let Some(socket) = fds.pop() {
                 // One that cannot be made is known by the end of its socket.
-                let _ = process::fork(proof, CloneFlags::default(), None, |proof| {
+                let made = process::fork(proof, CloneFlags::default(), None, |proof| {
                     if process::close_all_but(&[socket.as_fd()]).is_err() {
                         return 1;
                     }
                     i32::from(serve_all(&proof, bounds, &socket, job).is_err())
                 });
+                nursery.templates.extend(made.map(|child| child.pidfd));
             }
             (None, Vec::new())
         }
-        SpawnerRequest::Take { seq, init, ids, uppers, into } => {
-            let take = Take { init, ids, uppers, into };
+        SpawnerRequest::Keep => {
+            nursery.copies = nursery.held.take().and_then(Held::into_copies);
+            (None, Vec::new())
+        }
+        SpawnerRequest::Take { seq, init, ids, uppers, into, keep } => {
+            let take = Take { init, ids, uppers, into, keep };
             let nobody = || TakeError::Failed("no socket to init".to_owned());
-            let taken = fds.pop().ok_or_else(nobody).and_then(|fd| Held::take(&take, &fd));
+            let copies = nursery.copies.take().unwrap_or_default();
+            let taken = fds.pop().ok_or_else(nobody).and_then(|fd| Held::take(&take, &fd, copies));
             let reply = match taken {
                 Ok((held, report)) => {
                     let setup = Box::new(held.records.setup.clone());
@@ -184,7 +192,7 @@ fn serve_disk(
 ) -> Option<SpawnerReply> {
     let take = |source: proto::Source| {
         let proto::Source { init, ids, uppers, into } = source;
-        Take { init, ids, uppers, into }
+        Take { init, ids, uppers, into, keep: false }
     };
     let nobody = |seq| {
         let why = TakeError::Failed("no socket to init".to_owned());
@@ -254,8 +262,12 @@ fn is_idle(socket: &OwnedFd) -> bool {
 struct Nursery {
     embryo: Option<Embryo>,
     wish: Option<Place>,
+    /// Templates that have not ended yet.
+    templates: Vec<OwnedFd>,
     /// What a template makes its sandboxes from.
     held: Option<Held>,
+    /// What it has for the next picture of the same sandbox.
+    copies: Option<Copies>,
     /// Files that it has taken, to be written down.
     files: Option<HeldFiles>,
     /// Where files are that its sandboxes begin with.
@@ -269,6 +281,26 @@ impl Nursery {
             (Some(held), _) => held.give_files(setup, &state(setup, sources)?),
             (None, Some(files)) => give_files(files, setup, &state(setup, sources)?),
             (None, None) => Ok(()),
+        }
+    }
+
+    /// Waits for the ends of templates until a request comes: who asks for one does so seldom, and
+    /// nothing of it is to be left.
+    fn bury_templates(&mut self, socket: &OwnedFd) {
+        while !self.templates.is_empty() {
+            let all = std::iter::once(socket).chain(&self.templates);
+            let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+            if poll(&mut fds, None).is_err() {
+                return;
+            }
+            let came: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(fds);
+            let mut ended = came.iter().skip(1);
+            self.templates.retain(|_| ended.next() != Some(&true));
+            reap();
+            if came.first() == Some(&true) {
+                return;
+            }
         }
     }
 

@@ -39,10 +39,15 @@ pub(crate) struct Held {
     taken_at: u64,
     /// Files that its processes have mapped, where it comes from a disk.
     marks: Vec<Mark>,
+    /// What the next picture of the same sandbox may use again, where that is worth it.
+    copies: Option<Copies>,
 }
 
 /// Names, beside those of uppers, of what is copied of file systems in memory, and where these are.
 pub(crate) const IN_MEMORY: [(&str, &str); 2] = [("tmp", "tmp"), ("shm", "dev/shm")];
+
+/// Copies of less memory than this, in bytes, are made again as fast as they are found again.
+const LASTING: u64 = 8 << 20;
 
 /// How often it is tried when processes come and go.
 const TRIES: u32 = 20;
@@ -53,24 +58,32 @@ pub(crate) struct Take {
     pub(crate) ids: Ids,
     pub(crate) uppers: String,
     pub(crate) into: String,
+    /// Whether it will take another one of the same sandbox.
+    pub(crate) keep: bool,
 }
 
 impl Held {
-    /// Takes the picture of a sandbox whose init holds still when it is told so through `holder`.
-    pub(crate) fn take(what: &Take, holder: &OwnedFd) -> Result<(Self, TakeReport), TakeError> {
-        Self::take_and(what, holder, |_, _, _| ()).map(|(held, report, ())| (held, report))
+    /// Takes the picture of a sandbox whose init holds still when it is told so through `holder`;
+    /// `copies` are of earlier pictures of it.
+    pub(crate) fn take(
+        what: &Take,
+        holder: &OwnedFd,
+        copies: Copies,
+    ) -> Result<(Self, TakeReport), TakeError> {
+        Self::take_and(what, holder, copies, |_, _, _| ()).map(|(held, report, ())| (held, report))
     }
 
     /// The same; `before` is called before the sandbox goes on.
     fn take_and<T>(
         what: &Take,
         holder: &OwnedFd,
+        mut copies: Copies,
         mut before: impl FnMut(&Taken, &Records, &OwnedFd) -> T,
     ) -> Result<(Self, TakeReport, T), TakeError> {
         let Subjects { records, root, subject, _ipc } = Subjects::ask(what, holder)?;
         let taken_at = now();
-        let mut copies = Copies::default();
         let mut tries = 0;
+        let mut resumed = copies.lasting() > 0;
         let (taken, (), done) = loop {
             tries += 1;
             let meanwhile = || copy_files(what, &records, &root, true);
@@ -78,12 +91,24 @@ impl Held {
             let before = |taken: &Taken| before(taken, &records, &root);
             match forkyard_snapshot::take(&subject, &mut looker, &mut copies, meanwhile, before) {
                 Err(Error::Unsteady(_)) if try_again(tries) => {}
+                // With what earlier pictures left, there may be no room.
+                Err(Error::Failed { .. }) if std::mem::take(&mut resumed) => copies.forget(),
                 done => break done.map_err(|error| take_error(&error))?,
             }
         };
-        let report = report(&taken);
+        let copies = Some(copies).filter(|copies| what.keep && copies.lasting() >= LASTING);
+        let lasting = copies.as_ref().map_or(0, Copies::lasting);
+        let report = TakeReport { lasting, ..report(&taken) };
         let (files, root) = (what.into.clone(), Some(root));
-        Ok((Self { records, taken, files, root, taken_at, marks: Vec::new() }, report, done))
+        let marks = Vec::new();
+        Ok((Self { records, taken, files, root, taken_at, marks, copies }, report, done))
+    }
+
+    /// Lets go of all but what the next picture may use again.
+    pub(crate) fn into_copies(self) -> Option<Copies> {
+        let mut copies = self.copies?;
+        copies.resume(self.taken.stage).ok()?;
+        Some(copies)
     }
 
     pub(crate) fn picture(&self) -> &Picture {
@@ -310,5 +335,6 @@ fn report(taken: &Taken) -> TakeReport {
         parts: taken.times.in_microseconds(),
         memory: taken.stage.filled(),
         counts: taken.picture.counts(),
+        lasting: 0,
     }
 }

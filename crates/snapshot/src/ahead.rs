@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use forkyard_sys::memory::HUGE;
@@ -117,6 +118,12 @@ impl Ahead {
         stage.keep_only(&self.mirrors())
     }
 
+    /// How many bytes were copied that the next picture may use again.
+    pub(crate) fn lasting(&self) -> u64 {
+        let areas = self.processes.values().flat_map(|marked| &marked.areas);
+        areas.flat_map(|copied| &copied.ranges).map(|(start, end)| end - start).sum()
+    }
+
     /// Where the mirrors of copies begin.
     pub(crate) fn mirrors(&self) -> BTreeSet<u64> {
         let areas = self.processes.values().flat_map(|marked| &marked.areas);
@@ -124,6 +131,8 @@ impl Ahead {
     }
 
     fn copy_process(&mut self, pid: Pid, begun: u64, tail: &Tail, stage: &mut Stage) -> Result<()> {
+        // A program that was executed has other memory.
+        self.processes.retain(|other, marked| *other != pid || marked.has_memory());
         if !self.processes.contains_key(&pid) {
             let start = Instant::now();
             let marks = mark(pid, tail);
@@ -135,7 +144,9 @@ impl Ahead {
         }
         let Some(marked) = self.processes.get_mut(&pid) else { return Ok(()) };
         for mapping in proc::mappings(pid)?.iter().filter(|mapping| is_eligible(mapping)) {
-            if !marked.areas.iter().any(|copied| copied.is_of(mapping)) {
+            // Another may have come to the place of one that was.
+            let is_marked = mapping.flags.contains(MARKED);
+            if !is_marked || !marked.areas.iter().any(|copied| copied.is_of(mapping)) {
                 marked.begin(pid, mapping, stage)?;
             }
         }
@@ -206,6 +217,11 @@ impl Ahead {
 }
 
 impl Marked {
+    /// Whether the memory that is marked is anybody's.
+    fn has_memory(&self) -> bool {
+        matches!(self.pagemap.read_at(&mut [0; 8], 0), Ok(1..))
+    }
+
     /// Marks writes to an area from now on, and makes it a mirror, which is empty yet.
     fn begin(&mut self, pid: Pid, mapping: &Mapping, stage: &mut Stage) -> Result<()> {
         let (start, end) = (mapping.start, mapping.end);

@@ -102,6 +102,27 @@ pub struct Copies {
     ahead: Ahead,
 }
 
+impl Copies {
+    /// How many bytes of what was taken last the next picture may use again, where its memory
+    /// comes back.
+    pub fn lasting(&self) -> u64 {
+        self.ahead.lasting()
+    }
+
+    /// Takes the memory of the last picture back, for the next. All of it that this one cannot use
+    /// is let go.
+    pub fn resume(&mut self, stage: Stage) -> Result<()> {
+        stage.resume(&self.ahead.mirrors())?;
+        self.stage = stage;
+        Ok(())
+    }
+
+    /// Has the next picture begin with nothing.
+    pub fn forget(&mut self) {
+        self.ahead = Ahead::default();
+    }
+}
+
 /// Stops all processes of a sandbox, takes their picture, and lets them go on.
 ///
 /// `looker` asks its init what only that one may look at. `meanwhile` is called when all are

@@ -160,6 +160,12 @@ impl Stage {
         work(pages.ok_or_else(|| unreadable("a picture: what is not staged"))?)
     }
 
+    /// Lets go of all that the next picture does not use, and counts from nothing.
+    pub(crate) fn resume(&self, starts: &BTreeSet<u64>) -> Result<()> {
+        self.filled.set(0);
+        self.keep_only(starts)
+    }
+
     /// Lets go of all mirrors but those that begin at these addresses.
     pub(crate) fn keep_only(&self, starts: &BTreeSet<u64>) -> Result<()> {
         let mut kept = self.kept.borrow_mut();

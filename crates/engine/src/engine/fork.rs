@@ -11,7 +11,7 @@ use super::create::{Maker, Ready, Site};
 use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::model::{Fork, ForkReport, ForkSpec, Phase, Sandbox, SandboxId, State};
-use crate::sandbox::{Internal, LiveSandbox};
+use crate::sandbox::{Internal, LiveSandbox, Turn};
 use crate::spawner::{Source, Taken, Taking, Template};
 
 /// Most clones of one request.
@@ -34,6 +34,7 @@ impl Engine {
             return Err(Error::NotForked(TakeError::Refused(why.to_owned())));
         }
         let begun = Instant::now();
+        let mut alone = live.template_turn().await;
         let turn = live.transition.lock().await;
         if live.state() != State::Running {
             return Err(live.wrong_state());
@@ -42,14 +43,16 @@ impl Engine {
         let mut names = names.into_iter();
         // What a terminal's line editor holds is taken out and put back: nobody types meanwhile.
         let typing = live.typing.write().await;
-        let taking = self.begin_take(live, &files).await;
+        let taking = self.begin_take(live, alone.template(), &files).await;
         let result = match taking {
             Ok(taking) => {
                 // While the template works.
                 let expected = self.expect_clone(live, names.next().flatten()).await;
                 let taken = taking.finish().await;
                 drop((typing, turn));
-                self.make_all(live, begun, taken, expected, names).await
+                let lasts = taken.as_ref().is_ok_and(|taken| taken.report.lasting > 0);
+                let keep = Some(alone).filter(|_| lasts);
+                self.make_all(live, begun, (taken, keep), expected, names).await
             }
             Err(error) => Err(error),
         };
@@ -58,9 +61,13 @@ impl Engine {
         result
     }
 
-    /// Has a template begin to take a sandbox's picture.
-    async fn begin_take(&self, live: &LiveSandbox, files: &std::path::Path) -> Result<Taking> {
-        let template = self.spawner.template().await?;
+    /// Has a template begin to take a sandbox's picture: the one that took the last, or another.
+    async fn begin_take(
+        &self,
+        live: &LiveSandbox,
+        kept: Option<Template>,
+        files: &std::path::Path,
+    ) -> Result<Taking> {
         let (holder, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
         live.ask(InitBody::Hold, &[std::os::fd::AsFd::as_fd(&theirs)]).await?;
         drop(theirs);
@@ -72,7 +79,13 @@ impl Engine {
             uppers: uppers.to_string_lossy().into_owned(),
             into: files.to_string_lossy().into_owned(),
         };
-        template.take(source, &holder).await
+        // One that was killed is known to be so late.
+        if let Some(template) = kept
+            && let Ok(taking) = template.take(source.clone(), true, &holder).await
+        {
+            return Ok(taking);
+        }
+        self.spawner.template().await?.take(source, true, &holder).await
     }
 
     /// Makes the clones, the first of which is expected, from what was taken.
@@ -80,14 +93,15 @@ impl Engine {
         self: &Arc<Self>,
         source: &Arc<LiveSandbox>,
         begun: Instant,
-        taken: Result<Taken>,
+        (taken, keep): (Result<Taken>, Option<Turn>),
         expected: Result<Expected>,
         names: impl Iterator<Item = Option<String>>,
     ) -> Result<Fork> {
         let took = begun.elapsed();
         match (taken, expected) {
             (Ok(Taken { template, setup, report }), Ok(expected)) => {
-                let made = self.make_clones(source, &template, &setup, expected, names).await;
+                let from = (template, keep, &setup);
+                let made = self.make_clones(source, from, expected, names).await;
                 made.map(|(clones, first)| Fork {
                     clones,
                     report: fork_report(begun, took, report, first),
@@ -105,8 +119,7 @@ impl Engine {
     async fn make_clones(
         self: &Arc<Self>,
         source: &Arc<LiveSandbox>,
-        template: &Template,
-        setup: &Setup,
+        (template, keep, setup): (Template, Option<Turn>, &Setup),
         first: Expected,
         names: impl Iterator<Item = Option<String>>,
     ) -> Result<(Vec<Sandbox>, First)> {
@@ -116,7 +129,7 @@ impl Engine {
         let mut next = Some(Ok(first));
         let mut names = names;
         while let Some(expected) = next.take() {
-            let begin = async { self.begin_clone(expected?, template, setup).await };
+            let begin = async { self.begin_clone(expected?, &template, setup).await };
             match begin.await {
                 Ok((live, ready)) => begun.push((live, Some(ready))),
                 Err(error) => {
@@ -127,6 +140,10 @@ impl Engine {
             if let Some(name) = names.next() {
                 next = Some(self.expect_clone(source, name).await);
             }
+        }
+        // Whatever changes in its memory from now on is in no clone any more.
+        if let Some(turn) = keep.filter(|_| failed.is_none()) {
+            source.keep_template(turn, template).await;
         }
         let mut first = First::default();
         for (live, ready) in &mut begun {

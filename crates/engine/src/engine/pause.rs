@@ -28,6 +28,7 @@ impl Engine {
     pub async fn pause(self: &Arc<Self>, live: &Arc<LiveSandbox>) -> Result<Paused> {
         self.can_stop(live)?;
         let begun = Instant::now();
+        let _alone = live.without_template().await;
         let _turn = live.transition.lock().await;
         if live.state() != State::Running {
             return Err(live.wrong_state());

@@ -23,6 +23,7 @@ impl Engine {
     /// The reset of a sandbox that is written down as being reset. Done again, as by a server that
     /// did not hear of its end or did not come to write it down, it changes nothing.
     pub(crate) async fn reset_now(self: &Arc<Self>, live: &Arc<LiveSandbox>) -> Result<()> {
+        live.let_template_go();
         let internal = live.internal();
         let old = self.layout.sandbox(live.id()).join(internal.generation_name());
         let next = Internal { generation: internal.generation + 1, ..internal };

@@ -44,13 +44,14 @@ impl Engine {
         }
         self.can_stop(live)?;
         let begun = Instant::now();
+        let alone = live.without_template().await;
         let turn = live.transition.lock().await;
         if live.state() != State::Running {
             return Err(live.wrong_state());
         }
         let entry = self.snapshots.add(plan(live, &spec))?;
         let taken = self.take_snapshot(live, &entry, spec.files_only).await;
-        drop(turn);
+        drop((turn, alone));
         let (template, report) = match taken {
             Ok(taken) => taken,
             Err(error) => return Err(self.undo_snapshot(&entry, error)),
@@ -113,7 +114,7 @@ impl Engine {
             let (setup, report) = template.take_files(source, &holder).await?;
             (template, setup, report)
         } else {
-            let taken = template.take(source.into(), &holder).await?.finish().await?;
+            let taken = template.take(source.into(), false, &holder).await?.finish().await?;
             (taken.template, taken.setup, taken.report)
         };
         self.snapshots.change(entry, |kept| kept.setup = Some(setup))?;

@@ -15,6 +15,9 @@ pub struct TakeReport {
     pub memory: u64,
     /// Processes, threads, and open file descriptions.
     pub counts: [u32; 3],
+    /// Bytes of memory whose copies the template has for the next picture, see
+    /// [`SpawnerRequest::Keep`](super::SpawnerRequest::Keep).
+    pub lasting: u64,
 }
 
 /// Why no picture was taken. The sandbox goes on as it was.

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use forkyard_snapshot::disk::{self, Content, FILES};
-use forkyard_snapshot::{Error, Taken, hold_still};
+use forkyard_snapshot::{Copies, Error, Taken, hold_still};
 use forkyard_sys::channel;
 use forkyard_sys::mount::open_dir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -120,7 +120,7 @@ impl Held {
             }
             Ok(())
         };
-        match Self::take_and(what, holder, before) {
+        match Self::take_and(what, holder, Copies::default(), before) {
             Ok((_, _, Ok(()))) => None,
             Ok((_, _, Err(failure))) => Some(SpawnerReply::Failed { seq, failure }),
             Err(why) => Some(SpawnerReply::NotTaken { seq, why }),
@@ -149,7 +149,7 @@ pub(crate) fn restore(dir: &str, ids: &str) -> Result<(Source, Restored), Restor
     restored.setup = Some(Box::new(records.setup.clone()));
     restored.memory = taken.stage.filled();
     restored.counts = taken.picture.counts();
-    let held = Held { records, taken, files, root: None, taken_at: 0, marks };
+    let held = Held { records, taken, files, root: None, taken_at: 0, marks, copies: None };
     Ok((Source::Memory(Box::new(held)), restored))
 }
 

@@ -92,8 +92,10 @@ impl Capture<'_> {
         let mut read = proc::mappings(pid)?;
         for mapping in &mut read {
             give_true_name(pid, mapping)?;
-            // No other's, for guests have none; or that of a template that was just killed.
+            // No other's, for guests have none; that of a template that was just killed, or of this
+            // one in memory that a process left to another.
             if mapping.flags.contains(MARKED) && !self.ahead.marks(pid) {
+                *self.ahead = Ahead::default();
                 return Err(Error::Unsteady("another fork is at an end".to_owned()));
             }
         }
