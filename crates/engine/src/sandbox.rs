@@ -244,6 +244,12 @@ impl LiveSandbox {
                         link.answer(seq, (result, message.fds));
                     }
                 }
+                Ok(InitMessage::Began { command, streams }) => {
+                    self.register(&Ok(InitOk::Started { command, streams }), message.fds);
+                }
+                Ok(InitMessage::Warning(what)) => {
+                    tracing::warn!(sandbox = %self.id, "{what}");
+                }
                 Ok(InitMessage::Exited { command, ended }) => {
                     let oom = ended.signal == Some(9) && self.had_oom();
                     if let Ok(command) = self.command(CommandId(command)) {

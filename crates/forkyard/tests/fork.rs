@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod support;
+#[path = "fork/told.rs"]
+mod told;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};

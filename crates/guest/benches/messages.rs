@@ -58,6 +58,8 @@ fn spawn() -> SpawnerRequest {
     let paths = ["/usr", "/opt", "/etc/ssl", "/etc/alternatives", "/var/lib/forkyard/host/0"];
     let state = "/var/lib/forkyard/sandboxes/0123456789ab";
     let setup = Setup {
+        id: "0123456789ab".to_owned(),
+        forks: 0,
         hostname: "0123456789ab".to_owned(),
         host_network: false,
         overlays: ["/", "/usr", "/opt", "/etc"]

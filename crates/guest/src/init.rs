@@ -6,6 +6,7 @@
 //! socket that init listens at, outside of the sandbox's reach.
 
 mod commands;
+mod forked;
 mod hold;
 mod rebuild;
 mod requests;
@@ -122,6 +123,7 @@ pub(crate) fn main(
         workers: BTreeMap::new(),
         session: None,
         sessions: 0,
+        hooks: forked::Hooks::default(),
     };
     if init.watch().is_err() || init.serve_on(control).is_err() {
         return 1;
@@ -143,12 +145,14 @@ pub(crate) fn main(
             }
         }
         init.tell(&InitMessage::Ready(Ok(())));
+        init.start_hooks();
         return init.run();
     }
     init.tell(&InitMessage::Ready(Ok(())));
     if parts.old_root.detach().is_err() {
         return 1;
     }
+    init.forget_fork();
     init.start_first_session();
     init.run()
 }
@@ -253,6 +257,7 @@ struct Init<'a> {
     workers: BTreeMap<u32, u64>,
     session: Option<Session>,
     sessions: u32,
+    hooks: forked::Hooks,
     deadline: Option<u64>,
 }
 

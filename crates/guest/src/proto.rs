@@ -266,6 +266,12 @@ pub struct VolumeMount {
 /// How init sets up a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
+    /// Its id.
+    #[serde(default)]
+    pub id: String,
+    /// How many forks lead to it from one that was made anew.
+    #[serde(default)]
+    pub forks: u32,
     /// Its host name.
     pub hostname: String,
     /// It stays in the host's network.

@@ -154,6 +154,8 @@ impl Engine {
         let mut env = config.env;
         env.extend(spec.env.iter().map(|(name, value)| format!("{name}={value}")));
         let setup = Setup {
+            id: id.to_string(),
+            forks: 0,
             hostname: spec.name.clone().unwrap_or_else(|| id.to_string()),
             host_network: spec.net == Net::Host,
             overlays: rootfs.overlays.clone(),

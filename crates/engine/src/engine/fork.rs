@@ -210,6 +210,7 @@ impl Engine {
         let Expected { live, site } = expected;
         let info = live.info();
         let mut setup = setup.clone();
+        setup.id = info.id.to_string();
         setup.hostname = info.name.unwrap_or_else(|| info.id.to_string());
         setup.generation = live.internal().generation_name();
         setup.deadline = info.deadline;

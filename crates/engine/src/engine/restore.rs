@@ -75,10 +75,12 @@ impl Engine {
         if let Some(state) = internal.sources.get_mut(setup.state) {
             state.path = self.layout.sandbox(&id).to_string_lossy().into_owned();
         }
+        setup.id = id.to_string();
         setup.hostname = spec.name.clone().unwrap_or_else(|| id.to_string());
         setup.generation = internal.generation_name();
         setup.session = true;
         if fresh {
+            setup.forks = 0;
             change_setup(&mut setup, &mut internal, &spec);
         }
         let sandbox = Sandbox::creating(id, image, Some(parent), spec);

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use forkyard_sys::process;
+use forkyard_sys::{channel, process};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::{CONTINUE, Command, GRACE, Init, now};
 use crate::launch::Launch;
 use crate::proto::{
-    CommandState, Ended, Failure, InitError, InitMessage, InitOk, Start, StartError,
+    CommandState, Ended, Failure, InitError, InitMessage, InitOk, Start, StartError, encode,
 };
 use crate::streams;
 
@@ -23,6 +23,19 @@ impl Init<'_> {
             }
             Err(error) => self.reply(seq, Err(error.into()), &[]),
         }
+    }
+
+    /// Starts a command that the server did not ask for, and tells it so; its number.
+    pub(super) fn begin(&mut self, start: &Start) -> Result<u32, StartError> {
+        let command = self.try_start(start)?;
+        let id = command.state.id;
+        let streams = command.ends.streams;
+        let message = InitMessage::Began { command: command.state.clone(), streams };
+        if let (Some(server), Ok(bytes)) = (&self.server, encode(&message)) {
+            let _ = channel::send(server, &bytes, &command.ends.fds());
+        }
+        self.commands.insert(id, command);
+        Ok(id)
     }
 
     fn try_start(&mut self, start: &Start) -> Result<Command, StartError> {
@@ -183,7 +196,8 @@ impl Init<'_> {
             // What ignored SIGTERM and outlived its leader.
             let _ = process::kill(-(number as i32), 9);
         }
-        let message = InitMessage::Exited { command: command.state.id, ended };
-        self.tell(&message);
+        let id = command.state.id;
+        self.tell(&InitMessage::Exited { command: id, ended });
+        self.hook_ended(id, ended.code.filter(|_| !ended.timed_out));
     }
 }

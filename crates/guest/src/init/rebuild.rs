@@ -23,6 +23,7 @@ impl Init<'_> {
         let mut times = Times::start();
         held.check_marks()?;
         self.fill_memory_files()?;
+        self.tell_of_fork(held);
         times.mark("files in memory");
         let mut lent = Lent {
             ends: BTreeMap::new(),

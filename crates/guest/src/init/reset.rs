@@ -34,6 +34,7 @@ impl Init<'_> {
             self.lose_request(seq);
         }
         self.commands.clear();
+        self.drop_hooks();
         self.strays.clear();
         self.session = None;
         // Shared memory, semaphores and queues outlive processes.

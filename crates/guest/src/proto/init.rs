@@ -259,6 +259,16 @@ pub enum InitMessage {
         /// How.
         ended: Ended,
     },
+    /// A command was started that nobody had asked for: a hook. Its streams come along, see
+    /// [`InitOk::Started`].
+    Began {
+        /// The command.
+        command: CommandState,
+        /// Which descriptors come along.
+        streams: Streams,
+    },
+    /// Something that keeps nothing from going on, for the server's log.
+    Warning(String),
     /// The session's shell ended.
     SessionEnded {
         /// Which shell.
