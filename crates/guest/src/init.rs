@@ -152,7 +152,7 @@ pub(crate) fn main(
     if parts.old_root.detach().is_err() {
         return 1;
     }
-    init.forget_fork();
+    forked::forget();
     init.start_first_session();
     init.run()
 }

@@ -62,13 +62,6 @@ impl Init<'_> {
         }
     }
 
-    /// Takes away what tells of a fork in files that come from a clone.
-    pub(super) fn forget_fork(&self) {
-        if let Ok(dir) = open_place(false) {
-            let _ = rustix::fs::unlinkat(dir, NAME, AtFlags::empty());
-        }
-    }
-
     /// Runs the sandbox's hooks, the first now, where it was forked.
     pub(super) fn start_hooks(&mut self) {
         if !self.hooks.env.is_empty() {
@@ -170,6 +163,13 @@ fn open_place(make: bool) -> io::Result<OwnedFd> {
         dir = open_directory(&dir, part.as_bytes(), ResolveFlags::NO_XDEV)?;
     }
     Ok(dir)
+}
+
+/// Takes away what tells of a fork in files that come from a clone.
+pub(super) fn forget() {
+    if let Ok(dir) = open_place(false) {
+        let _ = rustix::fs::unlinkat(dir, NAME, AtFlags::empty());
+    }
 }
 
 /// Writes the file as a whole, in the place of the one before.
