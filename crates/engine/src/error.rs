@@ -130,6 +130,20 @@ pub enum Error {
     /// A sandbox could not be forked; it goes on as it was.
     #[error(transparent)]
     NotForked(TakeError),
+    /// A fork would take more memory than a sandbox's limit leaves; it goes on as it was.
+    #[error(
+        "not enough memory to fork: the sandbox holds {} MiB of its limit of {} MiB, and the \
+         fork has to copy {}", used >> 20, limit >> 20,
+        copied.map_or("more than is left".to_owned(), |bytes| format!("{} MiB", bytes >> 20))
+    )]
+    ForkMemory {
+        /// What it holds, in bytes.
+        used: u64,
+        /// Its limit, in bytes.
+        limit: u64,
+        /// What is to be copied, in bytes, where that is known.
+        copied: Option<u64>,
+    },
     /// The sandbox ended while it was asked for something.
     #[error("sandbox {0} ended")]
     Gone(String),
@@ -171,6 +185,10 @@ impl Error {
                 "the sandbox goes on as it was; fork again once that is not there any more"
             }
             Self::NotForked(TakeError::Unsteady(_)) => "the sandbox goes on as it was; fork again",
+            Self::ForkMemory { .. } => {
+                "the sandbox goes on as it was; free memory in it, or make it with a higher \
+                 `--memory`: a fork needs as much again as it copies"
+            }
             Self::Locked { .. } => "give this one a store of its own: `--store DIR`",
             Self::Kernel(failure) if !failure.is_full() => {
                 "`forkyard doctor` tells what this host lacks"
@@ -209,7 +227,8 @@ impl Error {
             Self::Start(_)
             | Self::Image { .. }
             | Self::NotRestored(_)
-            | Self::NotForked(TakeError::Refused(_)) => 422,
+            | Self::NotForked(TakeError::Refused(_))
+            | Self::ForkMemory { .. } => 422,
             Self::Gone(_) => 410,
             Self::File(error) => match error.kind {
                 FileErrorKind::NotFound => 404,

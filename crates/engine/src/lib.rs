@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 #[doc(hidden)]
+mod account;
 pub mod benching;
 pub mod cgroup;
 mod check;

@@ -145,8 +145,16 @@ impl LiveSandbox {
 
     /// What it uses now.
     pub fn usage(&self) -> Option<Usage> {
-        let group = self.record().1.group.clone()?;
-        Some(group.usage())
+        let mut usage = self.group()?.usage();
+        if let Some(memory) = &mut usage.memory {
+            *memory += self.account().map_or(0, |account| account.used().0);
+        }
+        Some(usage)
+    }
+
+    /// Its control groups.
+    pub(crate) fn group(&self) -> Option<Group> {
+        self.record().1.group.clone()
     }
 
     /// Notes that an earlier server made it.

@@ -15,6 +15,7 @@ use forkyard_guest::proto::{
 use forkyard_sys::channel;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::account::Account;
 use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::link::Link;
@@ -90,6 +91,11 @@ impl Running {
 }
 
 async fn receive(link: Arc<Link<SpawnerReply>>) {
+    receive_all(&link).await;
+    link.close();
+}
+
+async fn receive_all(link: &Link<SpawnerReply>) {
     while let Some(message) = link.receive().await {
         let Ok(reply) = decode::<SpawnerReply>(&message.bytes) else { continue };
         let (SpawnerReply::Spawned { seq, .. }
@@ -102,7 +108,6 @@ async fn receive(link: Arc<Link<SpawnerReply>>) {
         | SpawnerReply::NotRestored { seq, .. }) = reply;
         link.answer(seq, (reply, message.fds));
     }
-    link.close();
 }
 
 impl Spawner {
@@ -133,14 +138,24 @@ impl Spawner {
         spawn(&*self.link()?, place, sources, setup, control, listener).await
     }
 
-    /// Starts a template.
-    pub(crate) async fn template(&self) -> Result<Template> {
+    /// Starts a template, whose memory counts to this account from the first byte.
+    pub(crate) async fn template(&self, account: Option<Arc<Account>>) -> Result<Template> {
         let (ours, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
-        let bytes = encode(&SpawnerRequest::Template).map_err(|e| Error::Invalid(e.to_string()))?;
+        let (cgroup2, cgroup1) = account.as_deref().map(Account::paths).unwrap_or_default();
+        let request = SpawnerRequest::Template { cgroup2, cgroup1 };
+        let bytes = encode(&request).map_err(|e| Error::Invalid(e.to_string()))?;
         self.link()?.send(&bytes, &[theirs.as_fd()]).await.map_err(gone)?;
         let link = Arc::new(Link::new(ours).map_err(Error::io("watching a template"))?);
-        tokio::spawn(receive(Arc::clone(&link)));
-        Ok(Template { link })
+        let (of_template, its_account) = (Arc::clone(&link), account.clone());
+        tokio::spawn(async move {
+            receive_all(&of_template).await;
+            // Known to whoever waits for an answer that does not come.
+            if let Some(account) = its_account {
+                account.end();
+            }
+            of_template.close();
+        });
+        Ok(Template { link, account })
     }
 
     /// Has an init prepared for the sandbox that will be spawned at this place.
@@ -173,6 +188,7 @@ impl Spawner {
 #[derive(Debug)]
 pub(crate) struct Template {
     link: Arc<Link<SpawnerReply>>,
+    account: Option<Arc<Account>>,
 }
 
 /// Whose picture is taken, and where its files are copied to.
@@ -205,6 +221,11 @@ impl Template {
     pub(crate) async fn keep(&self) -> Result<()> {
         let bytes = encode(&SpawnerRequest::Keep).map_err(|e| Error::Invalid(e.to_string()))?;
         self.link.send(&bytes, &[]).await.map_err(gone)
+    }
+
+    /// What its memory counts to.
+    pub(crate) fn account(&self) -> Option<&Arc<Account>> {
+        self.account.as_ref()
     }
 
     /// Whether it still serves, as far as is known.
@@ -249,7 +270,13 @@ pub(crate) struct Taken {
 impl Taking {
     /// Waits until it is taken.
     pub(crate) async fn finish(self) -> Result<Taken> {
-        match finish(self.answer).await? {
+        let answer = finish(self.answer).await;
+        if answer.is_err()
+            && let Some(error) = self.template.account.as_deref().and_then(Account::why)
+        {
+            return Err(error);
+        }
+        match answer? {
             (SpawnerReply::Taken { setup, report, .. }, _) => {
                 Ok(Taken { template: self.template, setup: *setup, report })
             }

@@ -128,7 +128,7 @@ impl Embryo {
     }
 }
 
-fn open_group(path: &str) -> Result<OwnedFd, Failure> {
+pub(crate) fn open_group(path: &str) -> Result<OwnedFd, Failure> {
     forkyard_sys::mount::open_dir(path).map_err(|e| Failure::new(format!("opening {path}"), &e))
 }
 
@@ -137,7 +137,7 @@ fn open_group(path: &str) -> Result<OwnedFd, Failure> {
 /// Only a thread that moves itself does so without a lock on all forks and exits of the host, and
 /// the wait for all processors that comes with it: ten milliseconds at times. There is no such way
 /// into a group of the unified hierarchy but to be cloned into it.
-fn join(groups: &[String]) -> Result<(), Failure> {
+pub(crate) fn join(groups: &[String]) -> Result<(), Failure> {
     for group in groups {
         let path = format!("{group}/tasks");
         std::fs::write(&path, "0").map_err(|e| Failure::new(format!("writing {path}"), &e))?;

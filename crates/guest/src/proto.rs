@@ -77,7 +77,12 @@ pub enum SpawnerRequest {
     },
     /// Have a child of the spawner serve on the socket that comes with this, as a template: it can
     /// take the picture of a sandbox, and makes sandboxes that go on from there.
-    Template,
+    Template {
+        /// As [`Place::cgroup2`]: the group that its memory counts to.
+        cgroup2: Option<String>,
+        /// As [`Place::cgroup1`].
+        cgroup1: Vec<String>,
+    },
     /// To a template: take the picture. With it: a socket to the sandbox's init, which holds
     /// still when it is told so there.
     Take {

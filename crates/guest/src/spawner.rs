@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 
 use crate::devices;
-use crate::embryo::Embryo;
+use crate::embryo::{Embryo, join, open_group};
 use crate::launch::Bounds;
 use crate::proto::{
     self, Failure, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, TakeError, decode,
@@ -126,11 +126,16 @@ fn serve(
             nursery.wish = Some(place);
             (None, Vec::new())
         }
-        SpawnerRequest::Template => {
-            if let Some(socket) = fds.pop() {
-                // One that cannot be made is known by the end of its socket.
-                let made = process::fork(proof, CloneFlags::default(), None, |proof| {
-                    if process::close_all_but(&[socket.as_fd()]).is_err() {
+        SpawnerRequest::Template { cgroup2, cgroup1 } => {
+            // One that cannot be made is known by the end of its socket.
+            if let Some(socket) = fds.pop()
+                && let Ok(group) = cgroup2.as_deref().map(open_group).transpose()
+            {
+                let group = group.as_ref().map(AsFd::as_fd);
+                let made = process::fork(proof, CloneFlags::default(), group, |proof| {
+                    // Before it has any memory of its own.
+                    if process::close_all_but(&[socket.as_fd()]).is_err() || join(&cgroup1).is_err()
+                    {
                         return 1;
                     }
                     i32::from(serve_all(&proof, bounds, &socket, job).is_err())

@@ -26,6 +26,20 @@ impl Group {
         }
     }
 
+    /// What of its memory the kernel cannot take back, in bytes: all but what files can be read
+    /// again from. First all of that, then what is its processes' own. `None` where nothing counts.
+    pub fn held(&self) -> Option<(u64, u64)> {
+        let dir = self.dir(Controller::Memory)?;
+        let [usage, file, shared, own] = match dir.version {
+            Version::V1 => ["memory.usage_in_bytes", "total_cache", "total_shmem", "total_rss"],
+            Version::V2 => ["memory.current", "file", "shmem", "anon"],
+        };
+        let stat = |key| file::keyed(&dir.file("memory.stat"), key).ok();
+        let usage = file::number(&dir.file(usage)).ok()??;
+        let files = stat(file)?.saturating_sub(stat(shared)?);
+        Some((usage.saturating_sub(files), stat(own)?))
+    }
+
     /// How many of its processes the kernel has killed for want of memory, of the sandbox's or
     /// of the host's; `None` where nothing counts them. It only grows: compare two readings.
     pub fn oom_kills(&self) -> Result<Option<u64>> {

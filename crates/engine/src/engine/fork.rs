@@ -8,6 +8,7 @@ use forkyard_sys::channel;
 
 use super::Engine;
 use super::create::{Maker, Ready, Site};
+use crate::account::{Account, Room};
 use crate::error::{Error, Result};
 use crate::ids::Mode;
 use crate::model::{Fork, ForkReport, ForkSpec, Phase, Sandbox, SandboxId, State};
@@ -50,6 +51,9 @@ impl Engine {
                 let expected = self.expect_clone(live, names.next().flatten()).await;
                 let taken = taking.finish().await;
                 drop((typing, turn));
+                if let Some(account) = taken.as_ref().ok().and_then(|t| t.template.account()) {
+                    account.unbound(&self.cgroups);
+                }
                 let lasts = taken.as_ref().is_ok_and(|taken| taken.report.lasting > 0);
                 let keep = Some(alone).filter(|_| lasts);
                 self.make_all(live, begun, (taken, keep), expected, names).await
@@ -68,6 +72,7 @@ impl Engine {
         kept: Option<Template>,
         files: &std::path::Path,
     ) -> Result<Taking> {
+        let room = Room::beside(live)?;
         let (holder, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
         live.ask(InitBody::Hold, &[std::os::fd::AsFd::as_fd(&theirs)]).await?;
         drop(theirs);
@@ -79,13 +84,29 @@ impl Engine {
             uppers: uppers.to_string_lossy().into_owned(),
             into: files.to_string_lossy().into_owned(),
         };
-        // One that was killed is known to be so late.
+        // One that was killed is known to be so late, and one may have no room any more.
         if let Some(template) = kept
+            && self.gives_room(&template, room)
             && let Ok(taking) = template.take(source.clone(), true, &holder).await
         {
             return Ok(taking);
         }
-        self.spawner.template().await?.take(source, true, &holder).await
+        let account = room.and_then(|room| {
+            let opened = Account::open(&self.cgroups, live, room);
+            // What was refused above is as much as can be without one.
+            opened.inspect_err(|error| tracing::warn!(%error, "making a template's group")).ok()
+        });
+        live.set_account(account.as_ref());
+        self.spawner.template(account).await?.take(source, true, &holder).await
+    }
+
+    /// Gives the template of the last picture room for the next one.
+    fn gives_room(&self, template: &Template, room: Option<Room>) -> bool {
+        match (template.account(), room) {
+            (Some(account), Some(room)) => account.bound(&self.cgroups, room).is_ok(),
+            (None, None) => true,
+            _ => false,
+        }
     }
 
     /// Makes the clones, the first of which is expected, from what was taken.

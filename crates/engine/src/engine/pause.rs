@@ -95,7 +95,7 @@ impl Engine {
             return Err(live.wrong_state());
         }
         let (_, whole) = self.pause_dirs(live.id());
-        let template = self.spawner.template().await?;
+        let template = self.spawner.template(None).await?;
         let restored = template.restore(&whole, self.mode.word()).await?;
         let mut report = restore_report(begun, &restored);
         let nothing = || Error::NotRestored("the snapshot is damaged: it has no memory".to_owned());

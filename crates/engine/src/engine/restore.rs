@@ -34,7 +34,7 @@ impl Engine {
         self.cgroups.check(&whole.limits)?;
         check_sources(&entry, &internal.sources)?;
         let dir = self.layout.snapshot(entry.id());
-        let template = self.spawner.template().await?;
+        let template = self.spawner.template(None).await?;
         let restored = template.restore(&dir, self.mode.word()).await?;
         let mut report = restore_report(begun, &restored);
         let lost = || Error::Invalid(format!("snapshot {from}: how it was set up is not known"));

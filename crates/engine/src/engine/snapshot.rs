@@ -130,7 +130,7 @@ impl Engine {
         let files = dir.join(forkyard_guest::SNAPSHOT_FILES);
         std::fs::create_dir_all(&files)
             .map_err(Error::io(format!("making {}", files.display())))?;
-        let template = self.spawner.template().await?;
+        let template = self.spawner.template(None).await?;
         let (holder, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
         live.ask(InitBody::Hold, &[theirs.as_fd()]).await?;
         let internal = live.internal();

@@ -4,18 +4,22 @@
 //! It has nothing of the sandbox but these copies, and descriptors that tell what is written. Who
 //! takes a picture of the sandbox has it alone: nobody else can mark memory meanwhile.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::LiveSandbox;
+use crate::account::Account;
 use crate::spawner::Template;
 
 /// How long after a fork it is kept: long enough for who forks again and again, and not longer,
 /// for it has memory.
 const KEPT: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether the sandbox needs the memory itself.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Where it is kept.
 #[derive(Debug, Default)]
@@ -25,6 +29,8 @@ pub(super) struct Keeper {
     losses: AtomicU64,
     /// Counts forks that it was kept after.
     forks: AtomicU64,
+    /// What its memory counts to, from its start to its end.
+    account: std::sync::Mutex<Weak<Account>>,
 }
 
 #[derive(Debug)]
@@ -79,15 +85,41 @@ impl LiveSandbox {
             self.let_template_go();
         }
         let live = Arc::downgrade(self);
+        let until = Instant::now() + KEPT;
         tokio::spawn(async move {
-            tokio::time::sleep(KEPT).await;
-            // Who has it now keeps it again.
-            if let Some(live) = live.upgrade()
-                && let Ok(mut slot) = live.keeper.idle.try_lock()
-            {
-                slot.take_if(|idle| idle.fork == fork);
+            loop {
+                tokio::time::sleep(LOOK).await;
+                // Who has it now keeps it again.
+                let Some(live) = live.upgrade() else { return };
+                let Ok(mut slot) = live.keeper.idle.try_lock() else { return };
+                if slot.as_ref().is_none_or(|idle| idle.fork != fork) {
+                    return;
+                }
+                if Instant::now() >= until || live.is_over_limit() {
+                    slot.take();
+                }
             }
         });
+    }
+
+    /// Whether it and its template hold more memory together than it may have.
+    fn is_over_limit(&self) -> bool {
+        let (Some(limit), Some(account)) = (self.info().spec.limits.memory, self.account()) else {
+            return false;
+        };
+        let held = self.group().and_then(|group| group.held()).map_or(0, |(held, _)| held);
+        held.saturating_add(account.used().1) > limit
+    }
+
+    /// Has the memory of its template count to this.
+    pub(crate) fn set_account(&self, account: Option<&Arc<Account>>) {
+        let weak = account.map(Arc::downgrade).unwrap_or_default();
+        *self.keeper.account.lock().unwrap_or_else(PoisonError::into_inner) = weak;
+    }
+
+    /// What the memory of its template counts to, where there is one.
+    pub(super) fn account(&self) -> Option<Arc<Account>> {
+        self.keeper.account.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 
     /// Has no template any more: what it has copies of is gone.

@@ -21,6 +21,7 @@ mod killed;
 mod locks;
 mod memory;
 mod processes;
+mod room;
 mod shared_memory;
 mod signals;
 mod terminals;
