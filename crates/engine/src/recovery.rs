@@ -91,9 +91,12 @@ async fn recover_one(engine: &Arc<Engine>, live: &Arc<LiveSandbox>) -> Result<()
 }
 
 async fn take_over(engine: &Arc<Engine>, live: &Arc<LiveSandbox>, found: Found) -> Result<()> {
-    live.inherit();
     // It was ready long ago: nothing tells so again.
     drop(live.connect(found.socket, found.pidfd, engine.on_end())?);
+    if let Err(error) = engine.follow(live).await {
+        tracing::warn!(sandbox = %live.id(), %error, "it cannot be forked, kept or paused");
+        live.set_foreign();
+    }
     if live.state() == State::Resetting {
         engine.reset_now(live).await?;
     }

@@ -97,8 +97,8 @@ pub struct LiveSandbox {
     rebuilt: Mutex<Vec<(String, u64)>>,
     /// When something was last asked of it, for the curious.
     last_used: AtomicU64,
-    /// An earlier server made it.
-    inherited: AtomicBool,
+    /// An earlier server made it, and this one's spawner has no rights over it.
+    foreign: AtomicBool,
     /// Commands that are taken up were started by another server.
     adopting: AtomicBool,
     /// Reset and delete wait for each other.
@@ -125,7 +125,7 @@ impl LiveSandbox {
             ended,
             rebuilt: Mutex::default(),
             last_used: AtomicU64::new(now()),
-            inherited: AtomicBool::new(false),
+            foreign: AtomicBool::new(false),
             adopting: AtomicBool::new(false),
             transition: tokio::sync::Mutex::default(),
             keeper: Keeper::default(),
@@ -157,14 +157,14 @@ impl LiveSandbox {
         self.record().1.group.clone()
     }
 
-    /// Notes that an earlier server made it.
-    pub(crate) fn inherit(&self) {
-        self.inherited.store(true, Ordering::Relaxed);
+    /// Notes that the spawner has no rights over it.
+    pub(crate) fn set_foreign(&self) {
+        self.foreign.store(true, Ordering::Relaxed);
     }
 
-    /// Whether an earlier server made it.
-    pub(crate) fn is_inherited(&self) -> bool {
-        self.inherited.load(Ordering::Relaxed)
+    /// Whether the spawner has no rights over it.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.foreign.load(Ordering::Relaxed)
     }
 
     /// What building it as a clone took.

@@ -12,7 +12,7 @@ use forkyard_guest::proto::{
     Failure, Ids, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, TakeReport, decode,
     encode,
 };
-use forkyard_sys::channel;
+use forkyard_sys::{channel, namespace};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::account::Account;
@@ -35,6 +35,9 @@ pub(crate) struct Spawner {
 struct Running {
     link: Arc<Link<SpawnerReply>>,
     process: Reaped,
+    /// Its user namespace, where that is not the server's: in which the next one has to be, too, to
+    /// have rights over its sandboxes.
+    namespace: Option<OwnedFd>,
 }
 
 /// Waited for when it is dropped: it ends as soon as its socket closes.
@@ -56,8 +59,9 @@ pub(crate) struct Spawned {
 }
 
 impl Running {
-    /// Starts this program again as the spawner, and waits until it serves.
-    fn start(mode: &Mode) -> Result<Self> {
+    /// Starts this program again as the spawner, in the user namespace of an earlier one if that
+    /// is given, and waits until it serves.
+    fn start(mode: &Mode, namespace: Option<&OwnedFd>) -> Result<Self> {
         let failed = || Error::io("starting the spawner");
         let (ours, theirs) = channel::pair().map_err(failed())?;
         let mut command = Command::new("/proc/self/exe");
@@ -74,15 +78,30 @@ impl Running {
             .stderr(Stdio::inherit());
         let process = Reaped(command.spawn().map_err(failed())?);
         drop(command);
-        if let Mode::SubIds { uid, gid } = mode {
+        if *mode != Mode::Root {
+            let given: Vec<_> = namespace.map(AsFd::as_fd).into_iter().collect();
+            channel::send(&ours, b"namespace", &given).map_err(failed())?;
+        }
+        if let Mode::SubIds { uid, gid } = mode
+            && namespace.is_none()
+        {
             wait_for_word(&ours)?;
             write_maps(process.0.id(), *uid, *gid)?;
             channel::send(&ours, b"mapped", &[]).map_err(failed())?;
         }
-        wait_for_word(&ours)?;
+        let namespace = wait_for_word(&ours)?.pop();
         let link = Arc::new(Link::new(ours).map_err(failed())?);
         tokio::spawn(receive(Arc::clone(&link)));
-        Ok(Self { link, process })
+        Ok(Self { link, process, namespace })
+    }
+
+    /// Its ids, as this process sees them.
+    fn map(&self) -> Result<[String; 2]> {
+        let read = |file: &str| {
+            let path = format!("/proc/{}/{file}", self.process.0.id());
+            std::fs::read_to_string(&path).map_err(Error::io(format!("reading {path}")))
+        };
+        Ok([read("uid_map")?, read("gid_map")?])
     }
 
     fn has_ended(&mut self) -> bool {
@@ -113,7 +132,34 @@ async fn receive_all(link: &Link<SpawnerReply>) {
 impl Spawner {
     /// Starts a spawner, and waits until it serves.
     pub(crate) fn start(mode: &Mode) -> Result<Self> {
-        Ok(Self { mode: mode.clone(), running: Mutex::new(Running::start(mode)?) })
+        Ok(Self { mode: mode.clone(), running: Mutex::new(Running::start(mode, None)?) })
+    }
+
+    /// Has the spawner be where the one was that made a sandbox in this user namespace; tells
+    /// whether it is. It has no rights over the sandbox otherwise.
+    ///
+    /// # Errors
+    /// When that spawner's namespace is none that a server like this would have made.
+    pub(crate) fn join(&self, sandboxs: &OwnedFd) -> Result<()> {
+        let failed = || Error::io("looking at the user namespace of an earlier spawner");
+        let theirs = namespace::parent(sandboxs).map_err(failed())?;
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(own) = &running.namespace else { return Ok(()) };
+        if namespace::are_same(own, &theirs).map_err(failed())? {
+            return Ok(());
+        }
+        // Nobody is led into what a sandbox made: that would be further below.
+        let above = namespace::parent(&theirs).map_err(failed())?;
+        let server = namespace::own_user().map_err(failed())?;
+        let joined = Running::start(&self.mode, Some(&theirs))?;
+        let alike = namespace::are_same(above, server).map_err(failed())?
+            && joined.map()? == running.map()?;
+        if !alike {
+            let what = "an earlier spawner had other ids".to_owned();
+            return Err(Error::Invalid(what));
+        }
+        *running = joined;
+        Ok(())
     }
 
     /// The channel to a spawner that lives.
@@ -121,7 +167,7 @@ impl Spawner {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.has_ended() {
             tracing::warn!("the spawner died: starting another");
-            *running = Running::start(&self.mode)?;
+            *running = Running::start(&self.mode, running.namespace.as_ref())?;
         }
         Ok(Arc::clone(&running.link))
     }
@@ -349,10 +395,10 @@ fn confused() -> Error {
 }
 
 /// The spawner says `ready`, or what failed, before anything else.
-fn wait_for_word(socket: &OwnedFd) -> Result<()> {
+fn wait_for_word(socket: &OwnedFd) -> Result<Vec<OwnedFd>> {
     let message = channel::receive(socket).map_err(Error::io("starting the spawner"))?;
     match message {
-        Some(message) if message.bytes == b"ready" => Ok(()),
+        Some(message) if message.bytes == b"ready" => Ok(message.fds),
         Some(message) => match decode::<Failure>(&message.bytes) {
             Ok(failure) => Err(Error::Kernel(failure)),
             Err(_) => Err(confused()),
@@ -361,7 +407,6 @@ fn wait_for_word(socket: &OwnedFd) -> Result<()> {
     }
 }
 
-/// Maps root to this user and the rest to its subordinate ids, by the set-id helpers that may.
 /// How many descriptors a command has at first: as many as whoever started this server. The server
 /// itself, and who it starts, may have all that they are allowed.
 fn files_of_commands() -> u64 {
@@ -375,6 +420,7 @@ fn files_of_commands() -> u64 {
     })
 }
 
+/// Maps root to this user and the rest to its subordinate ids, by the set-id helpers that may.
 fn write_maps(pid: u32, uid: u32, gid: u32) -> Result<()> {
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     for (tool, own, first) in [("newuidmap", own.0, uid), ("newgidmap", own.1, gid)] {

@@ -1,11 +1,12 @@
 //! The spawner's way from the start of the program to serving.
 
-use std::os::fd::OwnedFd;
+use std::io::ErrorKind::UnexpectedEof;
+use std::os::fd::{AsFd, OwnedFd};
 
 use forkyard_guest::proto::{Failure, encode};
 use forkyard_guest::spawner;
-use forkyard_sys::channel;
 use forkyard_sys::process::{self, CloneFlags, SingleThreaded};
+use forkyard_sys::{channel, namespace};
 use rustix::process::{Gid, Uid};
 
 /// Serves as the spawner, on the socket that is standard input; gives its exit status.
@@ -18,7 +19,7 @@ pub fn spawner_main(mode: &str, files: &str) -> i32 {
     // Away from 0, so that sandboxes start with /dev/null there.
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(&socket, 3) else { return 1 };
     match prepare(mode, &socket)
-        .and_then(|()| say(&socket, b"ready"))
+        .and_then(|()| be_ready(mode, &socket))
         .and_then(|()| spawner::run(&socket, files, crate::jobs::run))
     {
         Ok(()) => 0,
@@ -36,6 +37,12 @@ fn prepare(mode: &str, socket: &OwnedFd) -> Result<(), Failure> {
         SingleThreaded::prove().map_err(|e| Failure::new("counting the spawner's threads", &e))?;
     standard_streams()?;
     match mode {
+        "subids" | "single" if let Some(namespace) = given_namespace(socket)? => {
+            namespace::enter_user(&proof, namespace)
+                .map_err(|e| Failure::new("entering an earlier user namespace", &e))?;
+            process::become_user(Uid::ROOT, Gid::ROOT, &[], mode == "subids")
+                .map_err(|e| Failure::new("taking on root's ids", &e))
+        }
         "subids" => {
             process::unshare(&proof, CloneFlags::USER)
                 .map_err(|e| Failure::new("unshare of the user namespace", &e))?;
@@ -49,13 +56,32 @@ fn prepare(mode: &str, socket: &OwnedFd) -> Result<(), Failure> {
     }
 }
 
+/// The user namespace that the server has for this spawner, if any: its first message.
+fn given_namespace(socket: &OwnedFd) -> Result<Option<OwnedFd>, Failure> {
+    let message = channel::receive(socket)
+        .map_err(|e| Failure::new("waiting for a user namespace", &e))?
+        .ok_or_else(|| Failure::new("waiting for a user namespace", &UnexpectedEof.into()))?;
+    Ok(message.fds.into_iter().next())
+}
+
+/// Says so; without root, with the user namespace that it is in.
+fn be_ready(mode: &str, socket: &OwnedFd) -> Result<(), Failure> {
+    if mode == "root" {
+        return say(socket, b"ready");
+    }
+    let own = namespace::own_user()
+        .map_err(|e| Failure::new("opening the spawner's user namespace", &e))?;
+    channel::send(socket, b"ready", &[own.as_fd()])
+        .map_err(|e| Failure::new("answering the server", &e))
+}
+
 /// Gives this process, and so every sandbox's init, /dev/null as its standard streams.
 fn standard_streams() -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::new("opening /dev/null", &e);
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())
         .map_err(|e| failed(e.into()))?;
-    let fd = std::os::fd::AsFd::as_fd(&null);
+    let fd = null.as_fd();
     process::place_fds(&[(fd, 0), (fd, 1), (fd, 2)]).map_err(failed)
 }
 

@@ -139,20 +139,6 @@ fn of_clones_of_which_one_cannot_be_made_none_is() {
     is_tidy(&server, 2);
 }
 
-#[test]
-fn a_sandbox_of_an_earlier_server_is_forked_as_root_and_refused_without() {
-    let mut server = TestServer::start();
-    let id = create(&server, &[]).id;
-    server.restart();
-    let source = Sandbox { server: &server, id };
-    if forkyard_testkit::is_root() && !forkyard_testkit::is_single_id() {
-        assert_eq!(clone(&source).say("echo works"), "works\n");
-    } else {
-        refused(&server.cli(&["fork", &source.id]), 125, "an earlier server");
-    }
-    assert_eq!(source.say("echo works"), "works\n");
-}
-
 /// Waits until the store has directories and sockets for these sandboxes alone.
 #[track_caller]
 fn is_tidy(server: &TestServer, sandboxes: usize) {

@@ -482,6 +482,38 @@ fn a_killed_spawner_is_replaced_and_its_sandboxes_live_on() {
 }
 
 #[test]
+fn a_sandbox_of_an_earlier_server_or_spawner_is_forked_kept_and_paused() {
+    /// Whether it can be looked into, and goes on.
+    #[track_caller]
+    fn can_be_stopped(server: &TestServer, id: &str) {
+        let clone = server.ok(&["fork", id]).trim().to_owned();
+        assert_eq!(server.ok(&["exec", "-s", &clone, "echo $x"]), "kept\n");
+        server.ok(&["rm", &clone]);
+        server.ok(&["snapshot", "--files-only", id, "files"]);
+        server.ok(&["snapshots", "rm", "files"]);
+        server.ok(&["pause", id]);
+        server.ok(&["resume", id]);
+        assert_eq!(server.ok(&["exec", "-s", id, "echo $x"]), "kept\n");
+    }
+    let mut server = TestServer::start();
+    let sandbox = create(&server, &[]);
+    sandbox.say("x=kept");
+    let id = sandbox.id.clone();
+    for _ in 0..2 {
+        server.restart();
+        let clone = server.ok(&["fork", &id]).trim().to_owned();
+        assert_eq!(server.ok(&["exec", "-s", &clone, "echo $x"]), "kept\n");
+    }
+    let old = spawner(&server).unwrap();
+    kill_process(Pid::from_raw(old.pid as i32).unwrap(), Signal::KILL).unwrap();
+    wait_for("the spawner's end", SOON, || !old.lives());
+    let newer = create(&server, &[]);
+    newer.say("x=kept");
+    can_be_stopped(&server, &id);
+    can_be_stopped(&server, &newer.id);
+}
+
+#[test]
 fn an_init_made_ahead_that_was_killed_is_made_anew() {
     let server = TestServer::start();
     for _ in 0..3 {

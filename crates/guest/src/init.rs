@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use forkyard_sys::landlock::Wall;
 use forkyard_sys::mount::OldRoot;
 use forkyard_sys::process::{self, SingleThreaded};
-use forkyard_sys::{caps, channel, net, signal};
+use forkyard_sys::{caps, channel, namespace, net, signal};
 use rustix::event::epoll;
 use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -382,6 +382,13 @@ impl Init<'_> {
                 return self.reset(seq, generation);
             }
             InitBody::Hold => self.expect_hold(fds),
+            InitBody::Namespace => match namespace::own_user() {
+                Ok(namespace) => (Ok(InitOk::Done), vec![namespace]),
+                Err(error) => {
+                    let failure = Failure::new("opening the user namespace", &error);
+                    (Err(failure.into()), Vec::new())
+                }
+            },
             InitBody::End => {
                 self.kill_everything();
                 self.deadline = Some(0);

@@ -33,6 +33,7 @@ pub mod lock;
 pub mod memory;
 pub mod message_queues;
 pub mod mount;
+pub mod namespace;
 pub mod net;
 pub mod process;
 pub mod ptrace;

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forkyard_guest::proto::{InitBody, Setup, TakeError, TakeReport};
+use forkyard_guest::proto::{InitBody, Setup, TakeReport};
 use forkyard_sys::channel;
 
 use super::Engine;
 use super::create::{Maker, Ready, Site};
 use crate::account::{Account, Room};
 use crate::error::{Error, Result};
-use crate::ids::Mode;
 use crate::model::{Fork, ForkReport, ForkSpec, Phase, Sandbox, SandboxId, State};
 use crate::sandbox::{Internal, LiveSandbox, Turn};
 use crate::spawner::{Source, Taken, Taking, Template};
@@ -28,12 +27,7 @@ impl Engine {
             return Err(Error::Invalid(what));
         }
         let names = names(spec.name.as_deref(), count)?;
-        // Its user namespace is a child of that of the spawner then, over which nobody has rights
-        // now but the host's root.
-        if live.is_inherited() && self.mode != Mode::Root {
-            let why = "without root, a sandbox that an earlier server made cannot be forked";
-            return Err(Error::NotForked(TakeError::Refused(why.to_owned())));
-        }
+        Self::can_stop(live)?;
         let begun = Instant::now();
         let mut alone = live.template_turn().await;
         let turn = live.transition.lock().await;

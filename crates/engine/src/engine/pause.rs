@@ -26,7 +26,7 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 impl Engine {
     /// Writes a running sandbox to disk and ends its processes. Time does not go on for it.
     pub async fn pause(self: &Arc<Self>, live: &Arc<LiveSandbox>) -> Result<Paused> {
-        self.can_stop(live)?;
+        Self::can_stop(live)?;
         let begun = Instant::now();
         let _alone = live.without_template().await;
         let _turn = live.transition.lock().await;

@@ -42,7 +42,7 @@ impl Engine {
         if let Some(name) = &spec.name {
             crate::check::name(name)?;
         }
-        self.can_stop(live)?;
+        Self::can_stop(live)?;
         let begun = Instant::now();
         let alone = live.without_template().await;
         let turn = live.transition.lock().await;
@@ -90,13 +90,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Has the spawner be where it has rights over a sandbox of an earlier server.
+    pub(crate) async fn follow(&self, live: &LiveSandbox) -> Result<()> {
+        if self.mode == Mode::Root {
+            return Ok(());
+        }
+        let (_, mut fds) = live.ask(InitBody::Namespace, &[]).await?;
+        let namespace = fds.pop().ok_or_else(|| Error::Gone(live.id().to_string()))?;
+        self.spawner.join(&namespace)
+    }
+
     /// Whether processes of a sandbox can be stopped from here.
-    pub(super) fn can_stop(&self, live: &LiveSandbox) -> Result<()> {
-        // Its user namespace is a child of that of the spawner then, over which nobody has rights
-        // now but the host's root.
-        if live.is_inherited() && self.mode != Mode::Root {
-            let why = "without root, processes of a sandbox that an earlier server made cannot be \
-                       stopped";
+    pub(super) fn can_stop(live: &LiveSandbox) -> Result<()> {
+        if live.is_foreign() {
+            let why = "an earlier server made it, in a user namespace that this one has no rights \
+                       over";
             return Err(Error::NotForked(TakeError::Refused(why.to_owned())));
         }
         Ok(())

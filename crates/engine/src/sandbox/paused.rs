@@ -22,7 +22,7 @@ impl LiveSandbox {
     pub(crate) async fn revive(&self) {
         self.ended.send_replace(false);
         self.forget_session().await;
-        self.inherited.store(false, Ordering::Relaxed);
+        self.foreign.store(false, Ordering::Relaxed);
         self.pidfd.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.record().1.oom_kills = 0;

@@ -73,6 +73,8 @@ pub enum InitBody {
     /// Hold still for a picture, once that is asked for through the socket that comes with this:
     /// tell there what a picture needs, and go on when something comes, or it closes.
     Hold,
+    /// Give a descriptor of the user namespace that it is in.
+    Namespace,
     /// Change when the sandbox ends.
     Deadline {
         /// Milliseconds since the epoch.
