@@ -10,10 +10,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use forkyard_sys::memory::HUGE;
+use forkyard_sys::memory::{HUGE, Pages};
 use forkyard_sys::remote::{PageRange, page};
 use forkyard_sys::stub::Op;
 use forkyard_sys::userfault::{self, Marks};
@@ -78,6 +79,8 @@ struct Copied {
     end: u64,
     /// Which of [`MIRRORED`] it has.
     mirrored: [bool; MIRRORED.len()],
+    /// Whether the process has much of it in common with others.
+    in_common: bool,
     /// Where its mirror begins.
     at: u64,
     /// Ranges that the mirror holds, in order.
@@ -146,8 +149,9 @@ impl Ahead {
         for mapping in proc::mappings(pid)?.iter().filter(|mapping| is_eligible(mapping)) {
             // Another may have come to the place of one that was.
             let is_marked = mapping.flags.contains(MARKED);
-            if !is_marked || !marked.areas.iter().any(|copied| copied.is_of(mapping)) {
-                marked.begin(pid, mapping, stage)?;
+            match marked.areas.iter_mut().find(|copied| is_marked && copied.is_of(mapping)) {
+                Some(copied) => copied.in_common = mapping.is_in_common(),
+                None => marked.begin(pid, mapping, stage)?,
             }
         }
         for _ in 0..AGAIN {
@@ -180,6 +184,7 @@ impl Ahead {
         if !is_marked || !is_eligible(mapping) || mirrored(mapping) != copied.mirrored {
             return Ok(None);
         }
+        copied.in_common = mapping.is_in_common();
         let written = found.iter().filter(|range| range.categories & page::WRITTEN != 0);
         let written: Vec<_> = written.map(ends).collect();
         copied.read(pid, &written, stage)?;
@@ -239,7 +244,8 @@ impl Marked {
         // What it had from an area that was there before is another's.
         self.areas.retain(|copied| copied.end <= start || end <= copied.start);
         let (ranges, taken) = (Vec::new(), Vec::new());
-        self.areas.push(Copied { start, end, mirrored, at, ranges, taken });
+        let in_common = mapping.is_in_common();
+        self.areas.push(Copied { start, end, mirrored, in_common, at, ranges, taken });
         Ok(())
     }
 }
@@ -296,7 +302,8 @@ impl Copied {
             stage.count(length);
             let part = (first, first - self.start + self.at, length);
             stage.change(self.at, |pages| {
-                let filled = pages.fill_huge(pid, part, scratch);
+                let fill = |pages: &mut Pages, parts: &[_]| self.fill(pid, pages, parts);
+                let filled = pages.fill_huge(part, scratch, fill);
                 filled.context(|| format!("reading memory of process {pid}"))
             })?;
         }
@@ -308,8 +315,18 @@ impl Copied {
         let parts: Vec<_> = ranges.iter().map(place).collect();
         stage.count(parts.iter().map(|(.., length)| length).sum());
         stage.change(self.at, |pages| {
-            pages.fill(pid, &parts).context(|| format!("reading memory of process {pid}"))
+            self.fill(pid, pages, &parts).context(|| format!("reading memory of process {pid}"))
         })
+    }
+
+    fn fill(&self, pid: Pid, pages: &mut Pages, parts: &[(u64, u64, u64)]) -> io::Result<()> {
+        if !self.in_common {
+            return pages.fill(pid, parts);
+        }
+        if parts.is_empty() {
+            return Ok(());
+        }
+        pages.fill_from(File::open(format!("/proc/{pid}/mem"))?, parts)
     }
 }
 

@@ -136,6 +136,8 @@ pub(crate) struct Mapping {
     pub(crate) flags: Vec<[u8; 2]>,
     /// Kilobytes of pages that are not the file's.
     pub(crate) anonymous: u64,
+    /// Kilobytes of pages that others have, too: clean ones and dirty ones.
+    pub(crate) common: [u64; 2],
     /// Kilobytes that are swapped out.
     pub(crate) swapped: u64,
     /// Key of pkeys(7).
@@ -151,6 +153,15 @@ impl Mapping {
     /// Kilobytes of pages of its own, in memory or swapped out.
     pub(crate) fn own(&self) -> u64 {
         self.anonymous.saturating_add(self.swapped)
+    }
+
+    /// Whether it is private memory of which the process has much in common with others since one
+    /// forked the other. Its pages must not be pinned: see
+    /// [`fill_from`](forkyard_sys::memory::Pages::fill_from).
+    pub(crate) fn is_in_common(&self) -> bool {
+        /// In KiB. Less than this is copied faster than it is told apart.
+        const LEAST: u64 = 64;
+        self.shows_anonymous() && self.common.iter().sum::<u64>() >= LEAST
     }
 
     /// Whether it is private memory that no file is behind.
@@ -199,8 +210,11 @@ pub(crate) fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
                     flags.split(|&b| b == b' ').filter_map(|flag| flag.try_into().ok()).collect();
                 continue;
             }
+            let [clean, dirty] = &mut last.common;
             let fields = [
-                (b"Anonymous:".as_slice(), &mut last.anonymous),
+                (b"Shared_Clean:".as_slice(), clean),
+                (b"Shared_Dirty:", dirty),
+                (b"Anonymous:", &mut last.anonymous),
                 (b"Swap:", &mut last.swapped),
                 (b"ProtectionKey:", &mut last.protection_key),
             ];
@@ -237,6 +251,7 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
         name: name.trim_ascii_start().to_vec(),
         flags: Vec::new(),
         anonymous: 0,
+        common: [0; 2],
         swapped: 0,
         protection_key: 0,
     })

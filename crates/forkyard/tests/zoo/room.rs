@@ -7,6 +7,7 @@ use forkyard_engine::model::Usage;
 use forkyard_testkit::leaks::Process;
 use forkyard_testkit::{TestServer, wait_for};
 
+use super::again::kept;
 use super::support::{Sandbox, offers_limit, refused, templates};
 use super::{PATIENCE, end, fork, start};
 
@@ -47,6 +48,35 @@ fn a_fork_that_the_memory_limit_has_no_room_for_is_refused() {
 }
 
 #[test]
+fn memory_full_during_a_fork_fails_it_and_harms_nobody() {
+    let Some(server) = server() else { return };
+    // Seven processes show 24 MiB each, and have them together.
+    let source = start(&server, "family", &["--memory", "96m"], &[]);
+    let out = server.cli(&["fork", &source]);
+    refused(&out, 125, "not enough memory to fork");
+    is_unharmed(&server, &source);
+}
+
+#[test]
+fn what_processes_share_since_a_fork_stays_shared_in_original_and_clone() {
+    let Some(server) = server() else { return };
+    let source = start(&server, "family", &[], &[]);
+    let memory = |id: &str| usage(&server, id).memory.unwrap();
+    let before = memory(&source);
+    assert!(before < 40 * MIB, "{before}");
+    let clones = fork(&server, &source);
+    // Who takes another picture ends the template, which counts to the original.
+    server.ok(&["snapshot", &source]);
+    assert!(memory(&source) < before + 8 * MIB, "{} after {before}", memory(&source));
+    // All of it is shared with the other clone.
+    let before = memory(&clones[0]);
+    assert!(before < 16 * MIB, "{before}");
+    fork(&server, &clones[0]);
+    server.ok(&["snapshot", &clones[0]]);
+    assert!(memory(&clones[0]) < before + 8 * MIB, "{} after {before}", memory(&clones[0]));
+}
+
+#[test]
 fn a_fork_that_fits_is_made_again_and_again_within_the_limit() {
     let Some(server) = server() else { return };
     let source = start(&server, "again", &["--memory", "160m"], &[]);
@@ -81,7 +111,7 @@ fn memory_of_a_kept_template_counts_to_its_sandbox_until_it_is_gone() {
         let before = memory();
         fork(&server, &source);
         assert!(memory() >= before + 60 * MIB, "{} after {before}", memory());
-        let template = templates(&server).pop().unwrap();
+        let template = kept(&server);
         let groups = groups(template);
         assert!(!groups.is_empty());
         server.ok(&["snapshot", &source]);
@@ -98,7 +128,7 @@ fn a_template_is_let_go_when_its_sandbox_needs_the_memory() {
     let source = start(&server, "again", &["--memory", "160m"], &[]);
     fork(&server, &source);
     let begun = Instant::now();
-    assert_eq!(templates(&server).len(), 1);
+    kept(&server);
     // More than both of them leave.
     let greed = "x=$(head -c 30m /dev/zero | tr '\\0' x); echo took ${#x}; sleep 30";
     server.ok(&["exec", "-d", &source, "--", "sh", "-c", greed]);

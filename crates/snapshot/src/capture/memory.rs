@@ -310,13 +310,14 @@ fn give_true_name(pid: Pid, mapping: &mut Mapping) -> Result<()> {
 pub(super) enum Source {
     /// All at once, by `process_vm_readv`(2).
     Readable(Pid),
-    /// Where the process itself may not read, by `/proc/PID/mem`.
+    /// By `/proc/PID/mem`: where the process itself may not read, and what it has in common with
+    /// others.
     Closed(File),
 }
 
 impl Source {
     pub(super) fn of(pid: Pid, mapping: &Mapping) -> Result<Self> {
-        if mapping.permissions.first() == Some(&b'r') {
+        if mapping.permissions.first() == Some(&b'r') && !mapping.is_in_common() {
             return Ok(Self::Readable(pid));
         }
         Self::file(pid)

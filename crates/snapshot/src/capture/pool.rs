@@ -72,9 +72,10 @@ impl Pool {
     }
 }
 
-/// Whether an area of anonymous memory goes into the pool: one that is as the pool's memory is.
+/// Whether an area of anonymous memory goes into the pool: one that is as the pool's memory is, and
+/// is read as that is.
 pub(super) fn takes_area(mapping: &Mapping) -> bool {
-    is_plain(mapping) && mapping.own() < MOST
+    is_plain(mapping) && mapping.own() < MOST && !mapping.is_in_common()
 }
 
 /// Whether what was changed of a mapped file does.

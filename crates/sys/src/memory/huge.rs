@@ -2,8 +2,6 @@
 
 use std::io;
 
-use rustix::process::Pid;
-
 use super::Pages;
 use crate::userfault;
 
@@ -11,38 +9,38 @@ use crate::userfault;
 pub const HUGE: u64 = 2 * 1024 * 1024;
 
 impl Pages {
-    /// Reads memory of a process into these pages, as [`Pages::fill`] does for one part, by huge
-    /// pages where the kernel can: `here` and `length` are multiples of [`HUGE`], and nothing was
-    /// written there before. From `scratch` on, `length` bytes of address space are free.
+    /// Reads memory of a process into these pages by `fill`, as [`Pages::fill`] does for one part, by
+    /// huge pages where the kernel can: `here` and `length` are multiples of [`HUGE`], and nothing
+    /// was written there before. From `scratch` on, `length` bytes of address space are free.
     ///
     /// A huge page takes one fault, not five hundred. Only an area that was advised to use them
     /// gets them, and the advice cannot be taken back: so they are made elsewhere and moved here,
     /// which `UFFDIO_MOVE` (Linux 6.8) does without a copy.
     ///
     /// # Errors
-    /// As [`Pages::fill`].
+    /// As `fill`.
     pub fn fill_huge(
         &mut self,
-        pid: Pid,
         (there, here, length): (u64, u64, u64),
         scratch: u64,
+        fill: impl Fn(&mut Self, &[(u64, u64, u64)]) -> io::Result<()>,
     ) -> io::Result<()> {
         if !(here | length | scratch).is_multiple_of(HUGE) || self.within(here, length).is_err() {
-            return self.fill(pid, &[(there, here, length)]);
+            return fill(self, &[(there, here, length)]);
         }
         let Ok(move_pages) = userfault::Mover::to(here, length) else {
-            return self.fill(pid, &[(there, here, length)]);
+            return fill(self, &[(there, here, length)]);
         };
         let mut made = Self::map(scratch, length, false)?;
         // Without them it is slower.
         let _ = made.advise(scratch, length, libc::MADV_HUGEPAGE);
-        let filled = made.fill(pid, &[(there, scratch, length)]);
+        let filled = fill(&mut made, &[(there, scratch, length)]);
         let moved = filled.and_then(|()| move_pages.from(&mut made));
         drop(move_pages);
         made.unmap()?;
         match moved {
             Ok(()) => Ok(()),
-            Err(_) => self.fill(pid, &[(there, here, length)]),
+            Err(_) => fill(self, &[(there, here, length)]),
         }
     }
 }
@@ -59,7 +57,8 @@ mod tests {
         let bytes: Vec<u8> = (0..length).map(|n| (n / 4096 + n % 251) as u8).collect();
         source.write(source.start(), &bytes).unwrap();
         let part = (source.start(), target.start() + HUGE, length);
-        target.fill_huge(rustix::process::getpid(), part, 0x4600_0000_0000).unwrap();
+        let own = rustix::process::getpid();
+        target.fill_huge(part, 0x4600_0000_0000, |pages, parts| pages.fill(own, parts)).unwrap();
         let mut back = vec![0; length as usize];
         let mut to = [std::io::IoSliceMut::new(&mut back)];
         let from = [(target.start() + HUGE, length as usize)];

@@ -117,6 +117,21 @@ impl Pages {
         Ok(done)
     }
 
+    /// As [`Pages::fill`], by `/proc/PID/mem` of the process: slower, page by page, but it leaves
+    /// pages that the process has in common with others, since a fork, to all of them. The calls
+    /// of `process_vm_readv`(2) pin what they read, and the kernel makes such pages its own first.
+    ///
+    /// # Errors
+    /// `EFAULT` when a place is not within these pages, or cannot be read all of it.
+    pub fn fill_from(&mut self, memory: impl AsFd, parts: &[(u64, u64, u64)]) -> io::Result<()> {
+        parts.iter().try_for_each(|&(there, here, length)| {
+            match self.read_from(here, length, &memory, there)? {
+                read if read == length => Ok(()),
+                _ => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+            }
+        })
+    }
+
     pub(crate) fn within(&self, at: u64, length: u64) -> io::Result<()> {
         if self.holds(at, length) {
             return Ok(());
