@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use forkyard_guest::proto::{
-    Failure, Ids, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, TakeReport, decode,
+    Failure, MountSource, Place, Setup, Source, SpawnerReply, SpawnerRequest, TakeReport, decode,
     encode,
 };
 use forkyard_sys::{channel, namespace};
@@ -237,28 +237,17 @@ pub(crate) struct Template {
     account: Option<Arc<Account>>,
 }
 
-/// Whose picture is taken, and where its files are copied to.
-#[derive(Clone, Debug)]
-pub(crate) struct Source {
-    pub(crate) init: u32,
-    pub(crate) ids: Ids,
-    pub(crate) uppers: String,
-    pub(crate) into: String,
-}
-
-impl From<forkyard_guest::proto::Source> for Source {
-    fn from(source: forkyard_guest::proto::Source) -> Self {
-        let forkyard_guest::proto::Source { init, ids, uppers, into } = source;
-        Self { init, ids, uppers, into }
-    }
-}
-
 impl Template {
-    /// Begins to take a sandbox's picture. `holder` is the end of a socket to its init; `keep`
-    /// tells whether it may be asked for another one.
-    pub(crate) async fn take(self, source: Source, keep: bool, holder: &OwnedFd) -> Result<Taking> {
-        let Source { init, ids, uppers, into } = source;
-        let request = |seq| SpawnerRequest::Take { seq, init, ids, uppers, into, keep };
+    /// Begins to take a sandbox's picture. `holder` is the end of a socket to its init; `clones`,
+    /// how many are made from it before it may be asked for another one, the last of which has the
+    /// copies of its files themselves.
+    pub(crate) async fn take(
+        self,
+        source: Source,
+        clones: Option<u32>,
+        holder: &OwnedFd,
+    ) -> Result<Taking> {
+        let request = |seq| SpawnerRequest::Take { seq, source, clones };
         let answer = begin(&self.link, request, &[holder.as_fd()]).await?;
         Ok(Taking { template: self, answer })
     }

@@ -88,16 +88,12 @@ pub enum SpawnerRequest {
     Take {
         /// Comes back in the reply.
         seq: u64,
-        /// Host process id of the init.
-        init: u32,
-        /// The sandbox's ids.
-        ids: Ids,
-        /// Directory that holds its uppers, absolute.
-        uppers: String,
-        /// Directory that copies of its files go to, absolute and there.
-        into: String,
-        /// Whether copies of memory are made to be used by the next picture, too.
-        keep: bool,
+        /// Whose.
+        source: Source,
+        /// How many clones are made from it, the last of which has the copies of the files
+        /// themselves. Then copies of memory are made to be used by the next picture, too. None
+        /// where it is written down.
+        clones: Option<u32>,
     },
     /// To a template: let go of all but copies of memory that the next picture can use. It must be
     /// of the same sandbox; no sandbox is made any more from the one before.

@@ -148,8 +148,8 @@ fn serve(
             nursery.copies = nursery.held.take().and_then(Held::into_copies);
             (None, Vec::new())
         }
-        SpawnerRequest::Take { seq, init, ids, uppers, into, keep } => {
-            let take = Take { init, ids, uppers, into, keep };
+        SpawnerRequest::Take { seq, source, clones } => {
+            let take = take(source, clones);
             let nobody = || TakeError::Failed("no socket to init".to_owned());
             let copies = nursery.copies.take().unwrap_or_default();
             let taken = fds.pop().ok_or_else(nobody).and_then(|fd| Held::take(&take, &fd, copies));
@@ -188,6 +188,11 @@ fn serve(
     }
 }
 
+fn take(source: proto::Source, clones: Option<u32>) -> Take {
+    let proto::Source { init, ids, uppers, into } = source;
+    Take { init, ids, uppers, into, clones }
+}
+
 /// Serves requests to a template about snapshots on disk.
 fn serve_disk(
     nursery: &mut Nursery,
@@ -195,10 +200,7 @@ fn serve_disk(
     mut fds: Vec<OwnedFd>,
     server: &OwnedFd,
 ) -> Option<SpawnerReply> {
-    let take = |source: proto::Source| {
-        let proto::Source { init, ids, uppers, into } = source;
-        Take { init, ids, uppers, into, keep: false }
-    };
+    let take = |source| take(source, None);
     let nobody = |seq| {
         let why = TakeError::Failed("no socket to init".to_owned());
         Some(SpawnerReply::NotTaken { seq, why })

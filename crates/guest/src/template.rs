@@ -5,18 +5,19 @@
 //! it without a copy.
 
 pub(crate) mod disk;
+mod files;
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forkyard_snapshot::disk::Mark;
 use forkyard_snapshot::picture::{Look, LookError};
 use forkyard_snapshot::{
-    Answer, Copies, Error, Looker, Outside, Picture, Request, Stage, Subject, Taken, copy_tree,
+    Answer, Copies, Error, Looker, Outside, Picture, Request, Stage, Subject, Taken,
 };
 use forkyard_sys::channel;
 use rustix::process::Pid;
@@ -26,6 +27,9 @@ use crate::proto::{
     Failure, HoldRequest, Ids, Records, Setup, TakeError, TakeReport, decode, encode,
 };
 
+pub(crate) use files::IN_MEMORY;
+use files::{Files, written};
+
 /// What a template has taken.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -33,6 +37,8 @@ pub(crate) struct Held {
     taken: Taken,
     /// Where copies of the sandbox's files are.
     files: String,
+    /// How many clones there will be, where these are all that needs the copies.
+    clones: Option<Cell<u32>>,
     /// The sandbox's root directory, where it was taken here.
     root: Option<OwnedFd>,
     /// When it was taken, in milliseconds since the epoch.
@@ -42,9 +48,6 @@ pub(crate) struct Held {
     /// What the next picture of the same sandbox may use again, where that is worth it.
     copies: Option<Copies>,
 }
-
-/// Names, beside those of uppers, of what is copied of file systems in memory, and where these are.
-pub(crate) const IN_MEMORY: [(&str, &str); 2] = [("tmp", "tmp"), ("shm", "dev/shm")];
 
 /// Copies of less memory than this, in bytes, are made again as fast as they are found again.
 const LASTING: u64 = 8 << 20;
@@ -58,8 +61,20 @@ pub(crate) struct Take {
     pub(crate) ids: Ids,
     pub(crate) uppers: String,
     pub(crate) into: String,
-    /// Whether it will take another one of the same sandbox.
-    pub(crate) keep: bool,
+    /// How many clones are made from it, before it takes another one of the same sandbox; none
+    /// where nobody says.
+    pub(crate) clones: Option<u32>,
+}
+
+/// Has init tell what there is, and go on.
+const TELL: &[u8] = b"tell";
+
+/// Has init tell what there is, and hold still.
+const HOLD: &[u8] = b"hold";
+
+/// Whether this word to init means to hold still.
+pub(crate) fn is_to_hold(word: &[u8]) -> bool {
+    word != TELL
 }
 
 impl Held {
@@ -80,13 +95,14 @@ impl Held {
         mut copies: Copies,
         mut before: impl FnMut(&Taken, &Records, &OwnedFd) -> T,
     ) -> Result<(Self, TakeReport, T), TakeError> {
-        let Subjects { records, root, subject, _ipc } = Subjects::ask(what, holder)?;
+        let mut files = Files::ahead(what, holder)?;
+        let Subjects { records, root, subject, _ipc } = Subjects::ask(what, holder, HOLD)?;
         let taken_at = now();
         let mut tries = 0;
         let mut resumed = copies.lasting() > 0;
         let (taken, (), done) = loop {
             tries += 1;
-            let meanwhile = || copy_files(what, &records, &root, true);
+            let meanwhile = || files.finish(&subject, &records, &root, true);
             let mut looker = Init { holder };
             let before = |taken: &Taken| before(taken, &records, &root);
             match forkyard_snapshot::take(&subject, &mut looker, &mut copies, meanwhile, before) {
@@ -96,12 +112,22 @@ impl Held {
                 done => break done.map_err(|error| take_error(&error))?,
             }
         };
-        let copies = Some(copies).filter(|copies| what.keep && copies.lasting() >= LASTING);
+        let keep = what.clones.is_some();
+        let copies = Some(copies).filter(|copies| keep && copies.lasting() >= LASTING);
         let lasting = copies.as_ref().map_or(0, Copies::lasting);
-        let report = TakeReport { lasting, ..report(&taken) };
-        let (files, root) = (what.into.clone(), Some(root));
-        let marks = Vec::new();
-        Ok((Self { records, taken, files, root, taken_at, marks, copies }, report, done))
+        let mut report = TakeReport { lasting, ..report(&taken) };
+        files.add_to(&mut report);
+        let held = Self {
+            records,
+            taken,
+            files: what.into.clone(),
+            clones: what.clones.map(Cell::new),
+            root: Some(root),
+            taken_at,
+            marks: Vec::new(),
+            copies,
+        };
+        Ok((held, report, done))
     }
 
     /// Lets go of all but what the next picture may use again.
@@ -119,8 +145,16 @@ impl Held {
         &self.taken.stage
     }
 
-    /// Gives a clone its files: `state` is its own directory on the host.
+    /// Gives a clone its files: `state` is its own directory on the host. The last one has the
+    /// copies themselves.
     pub(crate) fn give_files(&self, setup: &Setup, state: &str) -> Result<(), Failure> {
+        let left =
+            self.clones.as_ref().map(|clones| clones.replace(clones.get().saturating_sub(1)));
+        if left == Some(1) {
+            let target = Path::new(state).join(&setup.generation);
+            return std::fs::rename(&self.files, &target)
+                .map_err(|e| Failure::new(format!("moving files to {}", target.display()), &e));
+        }
         disk::give_files(&self.files, setup, state)
     }
 }
@@ -135,12 +169,12 @@ struct Subjects {
 }
 
 impl Subjects {
-    /// Has init hold still, and asks it.
-    fn ask(what: &Take, holder: &OwnedFd) -> Result<Self, TakeError> {
+    /// Has init do as this word says.
+    fn ask(what: &Take, holder: &OwnedFd, word: &[u8]) -> Result<Self, TakeError> {
         let failed = |what: &str, error: io::Error| TakeError::Failed(format!("{what}: {error}"));
         let init = Pid::from_raw(what.init.cast_signed())
             .ok_or_else(|| TakeError::Failed("no process".to_owned()))?;
-        channel::send(holder, b"hold", &[]).map_err(|e| failed("having init hold still", e))?;
+        channel::send(holder, word, &[]).map_err(|e| failed("having init hold still", e))?;
         let message = channel::receive(holder).map_err(|e| failed("having init hold still", e))?;
         let message = message.ok_or_else(|| TakeError::Failed("init is gone".to_owned()))?;
         let records: Records = decode(&message.bytes)
@@ -188,19 +222,6 @@ fn no_root() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
-/// Where what the sandbox wrote is, and where it sees it.
-fn written(what: &Take, records: &Records, root: &OwnedFd) -> Vec<(PathBuf, String)> {
-    let overlays = records.setup.overlays.iter().map(|overlay| {
-        let target = if overlay.target == "/" { "" } else { &overlay.target };
-        (Path::new(&what.uppers).join(&overlay.name), target.to_owned())
-    });
-    let in_memory = IN_MEMORY.map(|(_, place)| {
-        let from = format!("/proc/self/fd/{}/{place}", root.as_raw_fd());
-        (from.into(), format!("/{place}"))
-    });
-    overlays.chain(in_memory).collect()
-}
-
 /// The sandbox's init, which holds still and looks at terminals and into sockets.
 struct Init<'a> {
     holder: &'a OwnedFd,
@@ -231,50 +252,6 @@ fn ask_init<T: DeserializeOwned>(
     channel::send(holder, &encode(request).map_err(invalid)?, fds)?;
     let answer = channel::receive(holder)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     decode(&answer.bytes).map_err(invalid)
-}
-
-/// Copies what the sandbox wrote, while it is stopped; to file systems in memory too, if asked.
-fn copy_files(
-    what: &Take,
-    records: &Records,
-    root: &OwnedFd,
-    in_memory: bool,
-) -> Result<(), Error> {
-    let into = Path::new(&what.into);
-    // A try before this one may have left some.
-    if let Ok(entries) = std::fs::read_dir(into) {
-        for entry in entries.flatten() {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-    for overlay in &records.setup.overlays {
-        let from = Path::new(&what.uppers).join(&overlay.name);
-        if !is_untouched(&from) {
-            copy_tree(&from, &into.join(&overlay.name), 0)?;
-        }
-    }
-    // In memory, files have the ids that the host sees.
-    let shift = if let Ids::Range { base } = what.ids { base } else { 0 };
-    for (name, place) in IN_MEMORY.into_iter().filter(|_| in_memory) {
-        let from = format!("/proc/self/fd/{}/{place}", root.as_raw_fd());
-        if !is_empty(Path::new(&from)) {
-            copy_tree(Path::new(&from), &into.join(name), shift)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether a directory has nothing in it; what cannot be read is not empty.
-fn is_empty(dir: &Path) -> bool {
-    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
-}
-
-/// Whether an upper is as it was made: empty, and its own mode and owner as they were.
-fn is_untouched(upper: &Path) -> bool {
-    let made = |stat: &std::fs::Metadata| {
-        stat.mode() & 0o7777 == 0o755 && stat.uid() == 0 && stat.gid() == 0
-    };
-    is_empty(upper) && std::fs::metadata(upper).is_ok_and(|stat| made(&stat))
 }
 
 /// Host ids of init's own children.

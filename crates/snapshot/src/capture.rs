@@ -47,7 +47,7 @@ use crate::times::Times;
 use terminals::Terminals;
 
 pub(crate) use descriptors::Descriptions;
-pub(crate) use loose::LooseFiles;
+pub(crate) use loose::{DELETED, LooseFiles};
 use sharing::Sharing;
 use stops::Stops;
 

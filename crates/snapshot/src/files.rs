@@ -1,5 +1,10 @@
 //! Copies of directories as they are: the files that a sandbox wrote.
 
+mod ahead;
+mod following;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
@@ -15,6 +20,8 @@ use rustix::fs::{
 
 use crate::error::{Context, Result};
 
+pub use ahead::{FilesAhead, is_large};
+
 /// Copies a directory to a place where there is none, with owners, modes, times, attributes, hard
 /// links and holes; all ids are less by `shift` in the copy. Nothing there where there is nothing.
 pub fn copy_tree(from: &Path, to: &Path, shift: u32) -> Result<()> {
@@ -29,8 +36,7 @@ pub fn copy_tree(from: &Path, to: &Path, shift: u32) -> Result<()> {
         Err(error) => return Err(error).context(failed(to)),
     }
     let to_dir = openat(CWD, to, flags, Mode::empty()).context(failed(to))?;
-    let mut copy = Copy { shift, links: HashMap::new() };
-    copy.directory(&from_dir, &to_dir).context(failed(from))
+    Copy::new(shift).directory(&from_dir, &to_dir).context(failed(from))
 }
 
 struct Copy {
@@ -40,6 +46,10 @@ struct Copy {
 }
 
 impl Copy {
+    fn new(shift: u32) -> Self {
+        Self { shift, links: HashMap::new() }
+    }
+
     fn directory(&mut self, from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
         for entry in Dir::read_from(from)? {
             let entry = entry?;
@@ -48,7 +58,7 @@ impl Copy {
                 self.entry(from, to, name)?;
             }
         }
-        self.attributes(from, to, b".", &fstat(from)?)
+        attributes(from, to, b".", &fstat(from)?, self.shift)
     }
 
     fn entry(&mut self, from: &OwnedFd, to: &OwnedFd, name: &[u8]) -> io::Result<()> {
@@ -74,32 +84,50 @@ impl Copy {
                 return self.directory(&from, &to);
             }
             FileType::RegularFile => contents(from, to, path, &stat)?,
-            FileType::Symlink => {
-                let target = readlinkat(from, path, Vec::new())?;
-                symlinkat(target.as_c_str(), to, path)?;
-            }
-            kind => mknodat(to, path, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?,
+            kind => special(from, to, path, kind, &stat)?,
         }
-        self.attributes(from, to, name, &stat)
+        attributes(from, to, name, &stat, self.shift)
     }
+}
 
-    fn attributes(&self, from: &OwnedFd, to: &OwnedFd, name: &[u8], stat: &Stat) -> io::Result<()> {
-        let path = OsStr::from_bytes(name);
-        let id = |id: u32| id.saturating_sub(self.shift);
-        let (uid, gid) = (Uid::from_raw(id(stat.st_uid)), Gid::from_raw(id(stat.st_gid)));
-        chownat(to, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind != FileType::Symlink {
-            chmodat(to, path, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
-        }
-        extended(from, to, name)?;
-        let time = |seconds: i64, nanos: u64| Timespec { tv_sec: seconds, tv_nsec: nanos as i64 };
-        let times = Timestamps {
-            last_access: time(stat.st_atime, stat.st_atime_nsec),
-            last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-        };
-        Ok(utimensat(to, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+/// Copies what is neither a directory nor a file of bytes.
+fn special(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    name: &OsStr,
+    kind: FileType,
+    stat: &Stat,
+) -> io::Result<()> {
+    if kind == FileType::Symlink {
+        let target = readlinkat(from, name, Vec::new())?;
+        return Ok(symlinkat(target.as_c_str(), to, name)?);
     }
+    Ok(mknodat(to, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?)
+}
+
+/// Gives a copy owners, less by `shift`, mode, attributes and times.
+fn attributes(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    name: &[u8],
+    stat: &Stat,
+    shift: u32,
+) -> io::Result<()> {
+    let path = OsStr::from_bytes(name);
+    let id = |id: u32| id.saturating_sub(shift);
+    let (uid, gid) = (Uid::from_raw(id(stat.st_uid)), Gid::from_raw(id(stat.st_gid)));
+    chownat(to, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::Symlink {
+        chmodat(to, path, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
+    }
+    extended(from, to, name)?;
+    let time = |seconds: i64, nanos: u64| Timespec { tv_sec: seconds, tv_nsec: nanos as i64 };
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    Ok(utimensat(to, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Copies a file's contents: shared with the original where the file system can.
@@ -146,6 +174,23 @@ fn part(source: &OwnedFd, target: &OwnedFd, start: u64, end: u64) -> io::Result<
             }
             Err(error) => return Err(error.into()),
         }
+    }
+    Ok(())
+}
+
+/// Removes extended attributes of a copy that the original has no more.
+fn unset_extended(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+    let names = |dir: &OwnedFd| {
+        let mut names = Vec::with_capacity(64 * 1024);
+        match rustix::fs::flistxattr(dir, rustix::buffer::spare_capacity(&mut names)) {
+            Ok(_) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(names),
+            Err(error) => Err(error),
+        }
+    };
+    let (wanted, found) = (names(from)?, names(to)?);
+    let wanted: Vec<&[u8]> = wanted.split(|&byte| byte == 0).collect();
+    for name in found.split(|&byte| byte == 0).filter(|name| !wanted.contains(name)) {
+        rustix::fs::fremovexattr(to, name)?;
     }
     Ok(())
 }

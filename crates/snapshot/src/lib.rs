@@ -38,7 +38,7 @@ mod times;
 pub use build::{Home, build};
 pub use capture::{Copies, Outside, Subject, Taken, hold_still, take};
 pub use error::Error;
-pub use files::copy_tree;
+pub use files::{FilesAhead, copy_tree, is_large};
 pub use inside::{Answer, Looker, Request, Waiting, answer};
 pub use picture::Picture;
 pub use stage::Stage;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forkyard_guest::proto::{InitBody, Setup, TakeReport};
+use forkyard_guest::proto::{InitBody, Setup, Source, TakeReport};
 use forkyard_sys::channel;
 
 use super::Engine;
@@ -12,7 +12,7 @@ use crate::account::{Account, Room};
 use crate::error::{Error, Result};
 use crate::model::{Fork, ForkReport, ForkSpec, Phase, Sandbox, SandboxId, State};
 use crate::sandbox::{Internal, LiveSandbox, Turn};
-use crate::spawner::{Source, Taken, Taking, Template};
+use crate::spawner::{Taken, Taking, Template};
 
 /// Most clones of one request.
 const CLONES_MAX: u32 = 1000;
@@ -38,7 +38,7 @@ impl Engine {
         let mut names = names.into_iter();
         // What a terminal's line editor holds is taken out and put back: nobody types meanwhile.
         let typing = live.typing.write().await;
-        let taking = self.begin_take(live, alone.template(), &files).await;
+        let taking = self.begin_take(live, alone.template(), &files, count).await;
         let result = match taking {
             Ok(taking) => {
                 // While the template works.
@@ -65,6 +65,7 @@ impl Engine {
         live: &LiveSandbox,
         kept: Option<Template>,
         files: &std::path::Path,
+        clones: u32,
     ) -> Result<Taking> {
         let room = Room::beside(live)?;
         let (holder, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
@@ -81,7 +82,7 @@ impl Engine {
         // One that was killed is known to be so late, and one may have no room any more.
         if let Some(template) = kept
             && self.gives_room(&template, room)
-            && let Ok(taking) = template.take(source.clone(), true, &holder).await
+            && let Ok(taking) = template.take(source.clone(), Some(clones), &holder).await
         {
             return Ok(taking);
         }
@@ -91,7 +92,7 @@ impl Engine {
             opened.inspect_err(|error| tracing::warn!(%error, "making a template's group")).ok()
         });
         live.set_account(account.as_ref());
-        self.spawner.template(account).await?.take(source, true, &holder).await
+        self.spawner.template(account).await?.take(source, Some(clones), &holder).await
     }
 
     /// Gives the template of the last picture room for the next one.

@@ -122,7 +122,7 @@ impl Engine {
             let (setup, report) = template.take_files(source, &holder).await?;
             (template, setup, report)
         } else {
-            let taken = template.take(source.into(), false, &holder).await?.finish().await?;
+            let taken = template.take(source, None, &holder).await?.finish().await?;
             (taken.template, taken.setup, taken.report)
         };
         self.snapshots.change(entry, |kept| kept.setup = Some(setup))?;

@@ -18,6 +18,7 @@ mod files;
 mod inet_sockets;
 mod interactive;
 mod killed;
+mod large_uppers;
 mod locks;
 mod memory;
 mod processes;

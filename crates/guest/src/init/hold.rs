@@ -14,6 +14,7 @@ use crate::proto::{
     CommandRecord, CommandState, Failure, HoldRequest, InitError, Malformed, Records,
     SessionRecord, StreamRecord, TerminalRecord, decode, encode,
 };
+use crate::template::is_to_hold;
 
 /// The longest line that is taken along: no session runs a longer one.
 const LINE_MAX: u64 = 16 * 1024 * 1024;
@@ -34,27 +35,42 @@ impl Init<'_> {
     }
 
     /// Tells what there is, and does nothing until it may go on. Whoever takes the picture is
-    /// bound to end, and with it this.
+    /// bound to end, and with it this. It may ask before, too, what there is.
     pub(super) fn hold(&mut self) {
-        if let Some(holder) = &self.holder
-            && let Ok(Some(_)) = channel::receive(holder)
-            && let Ok(root) = forkyard_sys::mount::open_dir("/")
-            && let Ok(ipc) = std::fs::File::open("/proc/self/ns/ipc")
-            && let Ok(bytes) = encode(&self.records(&root))
-            // One who has left this network namespace cannot make it there and come back. Not every
-            // kernel can tell.
-            && let diag = diag::open().ok()
-            && let fds = [Some(root.as_fd()), Some(ipc.as_fd()), diag.as_ref().map(AsFd::as_fd)]
-            && let fds = fds.into_iter().flatten().collect::<Vec<_>>()
-            && channel::send(holder, &bytes, &fds).is_ok()
-        {
-            // Asked once all processes have stopped, and again with each try.
-            while let Ok(Some(message)) = channel::receive(holder)
-                && let Ok(answer) = self.answer_holder(message)
-                && channel::send(holder, &answer, &[]).is_ok()
-            {}
+        let asked = self.holder.as_ref().and_then(|holder| {
+            let message = channel::receive(holder).ok()??;
+            self.tell_holder(holder).then_some(message)
+        });
+        match asked {
+            Some(message) if !is_to_hold(&message.bytes) => return,
+            Some(_) => self.serve_holder(),
+            None => {}
         }
         self.end_hold();
+    }
+
+    fn tell_holder(&self, holder: &OwnedFd) -> bool {
+        if let Ok(root) = forkyard_sys::mount::open_dir("/")
+            && let Ok(ipc) = std::fs::File::open("/proc/self/ns/ipc")
+            && let Ok(bytes) = encode(&self.records(&root))
+        {
+            // One who has left this network namespace cannot make it there and come back. Not every
+            // kernel can tell.
+            let diag = diag::open().ok();
+            let fds = [Some(root.as_fd()), Some(ipc.as_fd()), diag.as_ref().map(AsFd::as_fd)];
+            let fds = fds.into_iter().flatten().collect::<Vec<_>>();
+            return channel::send(holder, &bytes, &fds).is_ok();
+        }
+        false
+    }
+
+    /// Asked once all processes have stopped, and again with each try.
+    fn serve_holder(&self) {
+        while let Some(holder) = &self.holder
+            && let Ok(Some(message)) = channel::receive(holder)
+            && let Ok(answer) = self.answer_holder(message)
+            && channel::send(holder, &answer, &[]).is_ok()
+        {}
     }
 
     fn answer_holder(&self, message: Message) -> Result<Vec<u8>, Malformed> {

@@ -9,7 +9,8 @@ use forkyard_sys::channel;
 use forkyard_sys::mount::open_dir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Held, Subjects, Take, copy_files, now, take_error};
+use super::files::Files;
+use super::{HOLD, Held, Subjects, Take, now, take_error};
 use crate::proto::{
     Failure, Label, Paused, Records, RestoreError, Restored, Setup, SpawnerReply, TakeError,
     TakeReport, WriteReport, encode,
@@ -31,21 +32,23 @@ impl HeldFiles {
         what: &Take,
         holder: &OwnedFd,
     ) -> Result<(Self, Setup, TakeReport), TakeError> {
-        let Subjects { records, root, subject, _ipc } = Subjects::ask(what, holder)?;
+        let mut files = Files::ahead(what, holder)?;
+        let Subjects { records, root, subject, _ipc } = Subjects::ask(what, holder, HOLD)?;
         let taken_at = now();
         let mut tries = 0;
         let times = loop {
             tries += 1;
-            match hold_still(&subject, || copy_files(what, &records, &root, false)) {
+            match hold_still(&subject, || files.finish(&subject, &records, &root, false)) {
                 Err(Error::Unsteady(_)) if super::try_again(tries) => {}
                 done => break done.map_err(|error| take_error(&error))?.1,
             }
         };
-        let report = TakeReport {
+        let mut report = TakeReport {
             stopped_us: times.stopped.as_micros() as u64,
             parts: times.in_microseconds(),
             ..TakeReport::default()
         };
+        files.add_to(&mut report);
         let setup = records.setup.clone();
         Ok((Self { files: what.into.clone(), root, records, taken_at }, setup, report))
     }
@@ -149,7 +152,8 @@ pub(crate) fn restore(dir: &str, ids: &str) -> Result<(Source, Restored), Restor
     restored.setup = Some(Box::new(records.setup.clone()));
     restored.memory = taken.stage.filled();
     restored.counts = taken.picture.counts();
-    let held = Held { records, taken, files, root: None, taken_at: 0, marks, copies: None };
+    let held =
+        Held { records, taken, files, clones: None, root: None, taken_at: 0, marks, copies: None };
     Ok((Source::Memory(Box::new(held)), restored))
 }
 

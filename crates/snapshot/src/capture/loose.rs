@@ -16,7 +16,7 @@ use crate::picture::{Loose, LooseKind};
 use crate::proc::Mapping;
 
 /// How the kernel marks the path of what was deleted.
-pub(super) const DELETED: &[u8] = b" (deleted)";
+pub(crate) const DELETED: &[u8] = b" (deleted)";
 
 const PAGE: u64 = 4096;
 

@@ -1,0 +1,178 @@
+//! Forks of sandboxes that wrote a lot: contents, copies that go their own ways, and what is left.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use forkyard_engine::model::Fork;
+use forkyard_testkit::{TestServer, wait_for};
+use support::{SOON, Sandbox, create};
+
+/// Files of many kinds, more than are copied in the stop, and what became of those of the image.
+const WRITE: &str = "
+    mkdir -p /work/deep/er /work/gone /work/moved-from; cd /work
+    for n in $(seq 200); do echo $n >file-$n; echo $n >deep/er/$n; done
+    ln file-1 deep/one; ln file-1 deep/er/uno; ln -s ../file-2 deep/two; mkfifo deep/fifo
+    dd if=/dev/urandom of=sparse bs=4096 count=3 seek=2000 2>/dev/null; truncate -s 64M sparse
+    chmod 4711 file-3; chmod 700 deep/er; touch -d '2001-02-03 04:05:06' file-4 deep
+    for n in $(seq 20); do echo $n >moved-from/$n; done; mv moved-from deep/moved
+    echo x >gone/x; rm -r gone; mkdir gone; rm gone/../file-5; rm -f /bin/vi /etc/group
+    mkdir /etc/new; echo more >>/etc/passwd
+    rm -r /root; mkdir /root; echo fresh >/root/fresh
+    echo unseen >deleted; exec 7<deleted; rm deleted";
+
+/// All that can be seen of it.
+const SHOW: &str = "
+    cd /; find /work /etc/passwd /etc/group /etc/new /root /bin/vi 2>/dev/null | sort |
+    while read -r path; do
+        stat -c '%n %F %a %s %h %u:%g' \"$path\"
+        [ ! -f \"$path\" ] || { stat -c %Y \"$path\"; md5sum <\"$path\"; }
+        [ ! -L \"$path\" ] || readlink \"$path\"
+    done
+    stat -c '%i' /work/file-1 /work/deep/one /work/deep/er/uno | uniq | wc -l";
+
+#[track_caller]
+fn fork(sandbox: &Sandbox<'_>, options: &[&str]) -> Fork {
+    let mut args = vec!["fork", "--json", sandbox.id.as_str()];
+    args.extend(options);
+    serde_json::from_str(&sandbox.server.ok(&args)).unwrap()
+}
+
+fn clones<'a>(fork: &Fork, server: &'a TestServer) -> Vec<Sandbox<'a>> {
+    let clones = fork.clones.iter();
+    clones.map(|clone| Sandbox { server, id: clone.id.to_string() }).collect()
+}
+
+fn was_copied_ahead(fork: &Fork) -> bool {
+    fork.report.stop.iter().any(|phase| phase.name == "files ahead")
+}
+
+/// Bytes on disk of what is not being removed.
+fn used(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let stat = entry.metadata().ok()?;
+            let below = if stat.is_dir() { used(&entry.path()) } else { 0 };
+            Some(std::os::unix::fs::MetadataExt::blocks(&stat) * 512 + below)
+        })
+        .sum()
+}
+
+#[test]
+fn files_of_all_kinds_are_the_same_in_clones_and_clones_of_clones() {
+    let server = TestServer::start();
+    let source = create(&server, &[]);
+    source.say(WRITE);
+    let before = source.say(SHOW);
+    assert!(before.contains("/work/deep/fifo fifo") && before.contains("/root/fresh"), "{before}");
+    let first = fork(&source, &["-n", "3"]);
+    assert!(was_copied_ahead(&first), "{:?}", first.report);
+    let mut all = clones(&first, &server);
+    let nested = fork(&all[0], &["-n", "2"]);
+    all.extend(clones(&nested, &server));
+    for clone in &all {
+        assert_eq!(clone.say(SHOW), before);
+        assert_eq!(clone.say("cat <&7; [ ! -e /work/gone/x ] && echo gone"), "unseen\ngone\n");
+    }
+    assert_eq!(source.say(SHOW), before);
+}
+
+#[test]
+fn a_sandbox_that_wrote_little_has_its_files_copied_in_the_stop() {
+    let server = TestServer::start();
+    let source = create(&server, &[]);
+    source.say("cd /etc; for n in $(seq 10); do echo $n >file-$n; done");
+    let fork = fork(&source, &[]);
+    assert!(!was_copied_ahead(&fork), "{:?}", fork.report);
+    assert_eq!(clones(&fork, &server)[0].say("cat /etc/file-7"), "7\n");
+}
+
+#[test]
+fn clones_and_original_write_on_their_own_and_leave_in_any_order() {
+    let server = TestServer::start();
+    for first_to_go in 0..3 {
+        let source = create(&server, &[]);
+        source.say(WRITE);
+        let mut all = clones(&fork(&source, &["-n", "2"]), &server);
+        all.push(source);
+        for (n, sandbox) in all.iter().enumerate() {
+            sandbox
+                .say(&format!("echo {n} >>/work/deep/one; rm /work/file-2; mkdir /work/own-{n}"));
+        }
+        for (n, sandbox) in all.iter().enumerate() {
+            let told = sandbox.say("cat /work/file-1 /work/deep/er/uno; ls -d /work/own-*");
+            assert_eq!(told, format!("1\n{n}\n1\n{n}\n/work/own-{n}\n"));
+        }
+        // One is reset, and goes after another.
+        server.ok(&["reset", &all[first_to_go].id]);
+        let told = all[first_to_go].say("ls -d /work /bin/vi /etc/group 2>&1 | sort");
+        assert!(told.contains("/bin/vi\n/etc/group\n"), "{told}");
+        let gone = (first_to_go + 1) % 3;
+        server.ok(&["rm", &all[gone].id]);
+        let last = (first_to_go + 2) % 3;
+        assert_eq!(all[last].say("cat /work/deep/er/uno"), format!("1\n{last}\n"));
+        // It can be forked as before.
+        let again = clones(&fork(&all[last], &[]), &server);
+        assert_eq!(again[0].say("cat /work/deep/er/uno"), format!("1\n{last}\n"));
+        for sandbox in [&all[first_to_go], &all[last], &again[0]] {
+            server.ok(&["rm", &sandbox.id]);
+        }
+    }
+}
+
+#[test]
+fn space_is_given_back_and_the_last_clone_costs_no_copy_more() {
+    let server = TestServer::start();
+    let source = create(&server, &[]);
+    source.say("dd if=/dev/zero of=/large bs=1M count=32 2>/dev/null");
+    let clone = clones(&fork(&source, &[]), &server).remove(0);
+    assert_eq!(clone.say("stat -c %s /large"), format!("{}\n", 32 << 20));
+    assert_eq!(fs::read_dir(server.store().join("templates")).unwrap().count(), 0);
+    server.ok(&["rm", &clone.id]);
+    server.ok(&["rm", &source.id]);
+    wait_for("space to be given back", SOON, || used(server.store()) < 8 << 20);
+}
+
+#[test]
+fn the_copy_is_of_one_moment_while_a_command_appends() {
+    let server = TestServer::start();
+    let source = create(&server, &[]);
+    source.say(WRITE);
+    // Two files are written one after the other, so they never differ by more than a line.
+    let line = "n=0; while :; do n=$((n + 1)); echo $n >>/work/a; echo $n >>/work/b; done";
+    source.start(line);
+    wait_for("the command to write", SOON, || source.say("ls /work").contains("b\n"));
+    for _ in 0..5 {
+        let fork = fork(&source, &["-n", "2"]);
+        assert!(was_copied_ahead(&fork));
+        for clone in clones(&fork, &server) {
+            clone.say("kill -9 $(pidof sh) 2>/dev/null; :");
+            let counts = clone.sh("wc -l </work/a; wc -l </work/b; tail -n 1 /work/a");
+            let counts: Vec<i64> = counts.lines().map(|n| n.trim().parse().unwrap()).collect();
+            let ahead = counts[0] - counts[1];
+            assert!((0..=1).contains(&ahead) && counts[0] == counts[2], "{counts:?}");
+            server.ok(&["rm", &clone.id]);
+        }
+    }
+}
+
+#[test]
+fn files_alone_are_kept_of_what_was_copied_ahead() {
+    let server = TestServer::start();
+    let source = create(&server, &[]);
+    source.say(WRITE);
+    let before = source.say(SHOW);
+    server.ok(&["snapshot", "--files-only", &source.id, "kept"]);
+    server.ok(&["snapshot", &source.id, "whole"]);
+    for snapshot in ["kept", "whole"] {
+        let other = create(&server, &["--from", snapshot]);
+        assert_eq!(other.sh(SHOW), before, "{snapshot}");
+    }
+    server.ok(&["pause", &source.id]);
+    server.ok(&["resume", &source.id]);
+    assert_eq!(source.say(SHOW), before);
+}

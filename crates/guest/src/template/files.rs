@@ -1,0 +1,119 @@
+//! The files of a sandbox, copied for its clones.
+//!
+//! A small upper is copied while all is stopped. A large one is copied before, while the sandbox
+//! goes on, and looked through again in the stop. Files in memory are copied in the stop: when one
+//! of them was changed is not always told.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use forkyard_snapshot::{Error, FilesAhead, Subject, copy_tree, is_large};
+
+use super::{Subjects, TELL, Take};
+use crate::proto::{Ids, Records, TakeError, TakeReport};
+
+/// Names, beside those of uppers, of what is copied of file systems in memory, and where these are.
+pub(crate) const IN_MEMORY: [(&str, &str); 2] = [("tmp", "tmp"), ("shm", "dev/shm")];
+
+/// Copies of a sandbox's files.
+pub(super) struct Files<'a> {
+    what: &'a Take,
+    ahead: FilesAhead,
+    /// How long it took to copy files ahead, where that was done.
+    took: Option<Duration>,
+}
+
+impl<'a> Files<'a> {
+    /// Copies large uppers while the sandbox goes on.
+    pub(super) fn ahead(what: &'a Take, holder: &OwnedFd) -> Result<Self, TakeError> {
+        let begun = Instant::now();
+        let nothing = Self { what, ahead: FilesAhead::default(), took: None };
+        if !is_large(Path::new(&what.uppers)) {
+            return Ok(nothing);
+        }
+        let Subjects { records, root: _root, subject, _ipc } = Subjects::ask(what, holder, TELL)?;
+        let dirs = uppers(what, &records).into_iter();
+        let large = dirs.filter(|(from, ..)| is_large(from));
+        let ahead = FilesAhead::copy(&subject, large.collect());
+        Ok(Self { ahead, took: Some(begun.elapsed()), ..nothing })
+    }
+
+    /// Copies the rest while all is stopped; of file systems in memory too, if asked.
+    pub(super) fn finish(
+        &mut self,
+        subject: &Subject,
+        records: &Records,
+        root: &OwnedFd,
+        in_memory: bool,
+    ) -> Result<(), Error> {
+        let uppers = uppers(self.what, records);
+        let into = Path::new(&self.what.into);
+        let ahead =
+            |path: &Path| uppers.iter().any(|(from, to, _)| to == path && self.ahead.has(from));
+        // A try before this one may have left some.
+        if let Ok(entries) = std::fs::read_dir(into) {
+            for entry in entries.flatten().filter(|entry| !ahead(&entry.path())) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        for (from, to, _) in &uppers {
+            if !self.ahead.has(from) && !is_untouched(from) {
+                copy_tree(from, to, 0)?;
+            }
+        }
+        self.ahead.finish(subject)?;
+        // In memory, files have the ids that the host sees.
+        let shift = if let Ids::Range { base } = self.what.ids { base } else { 0 };
+        for (name, place) in IN_MEMORY.into_iter().filter(|_| in_memory) {
+            let from = in_root(root, place);
+            if !is_empty(&from) {
+                copy_tree(&from, &into.join(name), shift)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what it took to copy files before the stop.
+    pub(super) fn add_to(&self, report: &mut TakeReport) {
+        if let Some(took) = self.took {
+            report.stopped_us += self.ahead.stopped().as_micros() as u64;
+            report.parts.insert(0, ("files ahead".to_owned(), took.as_micros() as u64));
+        }
+    }
+}
+
+/// Where what the sandbox wrote is, and where it sees it.
+pub(super) fn written(what: &Take, records: &Records, root: &OwnedFd) -> Vec<(PathBuf, String)> {
+    let overlays = uppers(what, records).into_iter().map(|(from, _, target)| (from, target));
+    let in_memory = IN_MEMORY.map(|(_, place)| (in_root(root, place), format!("/{place}")));
+    overlays.chain(in_memory).collect()
+}
+
+/// Where each upper is, where its copy goes, and where the sandbox sees it.
+fn uppers(what: &Take, records: &Records) -> Vec<(PathBuf, PathBuf, String)> {
+    let all = records.setup.overlays.iter().map(|overlay| {
+        let target = if overlay.target == "/" { "" } else { &overlay.target };
+        let place = |dir: &str| Path::new(dir).join(&overlay.name);
+        (place(&what.uppers), place(&what.into), target.to_owned())
+    });
+    all.collect()
+}
+
+fn in_root(root: &OwnedFd, place: &str) -> PathBuf {
+    format!("/proc/self/fd/{}/{place}", root.as_raw_fd()).into()
+}
+
+/// Whether a directory has nothing in it; what cannot be read is not empty.
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Whether an upper is as it was made: empty, and its own mode and owner as they were.
+fn is_untouched(upper: &Path) -> bool {
+    let made = |stat: &std::fs::Metadata| {
+        stat.mode() & 0o7777 == 0o755 && stat.uid() == 0 && stat.gid() == 0
+    };
+    is_empty(upper) && std::fs::metadata(upper).is_ok_and(|stat| made(&stat))
+}
