@@ -303,12 +303,14 @@ fn a_changed_byte_is_refused_wherever_it_is() {
 fn change_header(dir: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     let path = dir.join("header");
     let text = fs::read_to_string(&path).unwrap();
-    let (_, json) = text.split_once('\n').unwrap();
+    let (line, json) = text.split_once('\n').unwrap();
+    let format = line.split(' ').nth(2).unwrap();
     let mut header: serde_json::Value = serde_json::from_str(json).unwrap();
     change(&mut header);
     let json = serde_json::to_string(&header).unwrap();
     let sum = crc32(json.as_bytes());
-    fs::write(&path, format!("forkyard snapshot 1 {sum:08x} {}\n{json}", json.len())).unwrap();
+    fs::write(&path, format!("forkyard snapshot {format} {sum:08x} {}\n{json}", json.len()))
+        .unwrap();
 }
 
 /// CRC-32 of IEEE 802.3, bit by bit.
@@ -343,9 +345,10 @@ fn another_kernel_processor_or_kind_of_ids_is_refused_by_name() {
     refuses(&|header| header["host"]["signal_frame"] = 99.into(), "vector registers");
     refuses(&|header| header["ids"] = "others".into(), "ids of the kind `others`");
     let text = String::from_utf8(whole.clone()).unwrap();
-    let later = text.replacen("forkyard snapshot 1 ", "forkyard snapshot 2 ", 1);
+    let format = text.split(' ').nth(2).unwrap();
+    let later = text.replacen(&format!("snapshot {format} "), "snapshot 999 ", 1);
     fs::write(dir.join("header"), later).unwrap();
-    refused(&server.cli(&["create", "--from", "taken"]), 125, "format 2");
+    refused(&server.cli(&["create", "--from", "taken"]), 125, "format 999");
     fs::write(dir.join("header"), &whole).unwrap();
     goes_on(&from(&server, "taken"));
     is_tidy(&server, 2, 2, 1);

@@ -15,12 +15,15 @@ const OPTION_MAX: usize = 64;
 /// The longest address, and a zero byte behind a path that uses all of its room.
 const ADDRESS_MAX: usize = size_of::<libc::sockaddr_storage>() + 1;
 
-/// Reads an option into `value`; gives how long it is.
+/// Reads an option into `value`; gives how long it is: in bytes, of `SO_GET_FILTER` in instructions
+/// of eight bytes.
 ///
 /// See [getsockopt(2)](https://man7.org/linux/man-pages/man2/getsockopt.2.html).
 pub fn option(socket: impl AsFd, level: i32, name: i32, value: &mut [u8]) -> io::Result<usize> {
-    let mut length = value.len() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes to `value`, and the length to `length`.
+    let unit = if (level, name) == (libc::SOL_SOCKET, libc::SO_GET_FILTER) { 8 } else { 1 };
+    let mut length = (value.len() / unit) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` units to `value`, and the length to `length`. The
+    // unit is a byte for all options but that one, whose instructions have eight.
     let result = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
@@ -46,6 +49,43 @@ pub fn number(socket: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     let mut value = [0; 4];
     option(socket, level, name, &mut value)?;
     Ok(i32::from_ne_bytes(value))
+}
+
+/// Whether a filter of BPF decides what a socket receives.
+pub fn has_filter(socket: impl AsFd) -> bool {
+    // Without room, the kernel tells how many instructions there are; of some it does not tell.
+    !matches!(option(socket, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut []), Ok(0))
+}
+
+/// The instructions of a socket's filter, see [`attach_filter`]; none where it has no filter. Fails
+/// where the kernel does not tell them.
+pub fn filter(socket: impl AsFd) -> io::Result<Vec<u64>> {
+    let count = option(&socket, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [])?;
+    let mut bytes = vec![0; count * 8];
+    let count = option(&socket, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut bytes)?;
+    let words = bytes.chunks_exact(8).take(count);
+    Ok(words.filter_map(|word| word.try_into().ok().map(u64::from_ne_bytes)).collect())
+}
+
+/// Has a filter decide what a socket receives: instructions as the eight bytes of each
+/// `struct sock_filter` are in memory.
+///
+/// See [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_ATTACH_FILTER`.
+pub fn attach_filter(socket: impl AsFd, instructions: &[u64]) -> io::Result<()> {
+    let length = u16::try_from(instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: length, filter: instructions.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel reads the structure and as many instructions as it says, each of eight
+    // bytes whose alignment is not more than that of a word, and checks them.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Changes an option.

@@ -66,7 +66,7 @@ impl Capture<'_> {
         let failed = || "asking a socket".to_owned();
         let general = |name| sockets::value(&seen.copy, libc::SOL_SOCKET, name);
         let kind = sockets::number(&seen.copy, libc::SOL_SOCKET, libc::SO_TYPE).context(failed)?;
-        if general(libc::SO_GET_FILTER).map_or(true, |it| !it.is_empty()) {
+        if sockets::has_filter(&seen.copy) {
             return Err(seen.refuse("a socket with a filter"));
         }
         let mut options = Vec::with_capacity(OPTIONS.len());
