@@ -8,6 +8,7 @@ mod inet;
 mod locks;
 mod loose;
 mod memory;
+mod netlink;
 mod of_processes;
 mod program;
 mod queues;

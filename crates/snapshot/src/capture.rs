@@ -9,6 +9,7 @@ mod locks;
 mod loose;
 mod memory;
 mod named;
+mod netlink;
 mod peers;
 mod pool;
 mod process;

@@ -10,6 +10,7 @@ mod locks;
 mod loose;
 mod message_queues;
 mod moved;
+pub mod netlink;
 pub mod sockets;
 mod system_v;
 mod terminals;
@@ -342,6 +343,8 @@ pub enum DescriptionKind {
     UnixSocket(sockets::Socket),
     /// A socket of IPv4 or IPv6.
     Inet(Box<Inet>),
+    /// A netlink socket.
+    Netlink(Box<netlink::Netlink>),
     /// A side of a terminal: index into the picture's terminals.
     Terminal {
         /// Which.

@@ -33,7 +33,6 @@ fn fork_refuses_other_sockets_and_leaves_all_in_them() {
         ("raw", "a raw socket"),
         ("packet", "a packet socket"),
         ("udplite", "a socket of UDP-Lite"),
-        ("netlink", "a netlink socket"),
         ("filter", "a socket with a filter"),
         ("offset", "a socket with an offset to peek from"),
         ("urgent", "a connection with urgent data"),
@@ -41,6 +40,17 @@ fn fork_refuses_other_sockets_and_leaves_all_in_them() {
     ] {
         refused_with("socket_refused", text, &[], &["-e", &format!("ZOO={kind}")]);
     }
+}
+
+#[test]
+fn fork_keeps_netlink_sockets_with_their_ports_and_groups() {
+    survives("netlink");
+}
+
+#[test]
+fn fork_refuses_netlink_sockets_with_something_unread() {
+    let text = "something waits to be read of a netlink socket";
+    refused_with("netlink", text, &[], &["-e", "ZOO=waiting"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::locks;
 use super::loose::{self, Made};
 use super::terminals::Terminals;
-use super::{Home, events, inet, sockets};
+use super::{Home, events, inet, netlink, sockets};
 use crate::error::{Context, Result};
 use crate::listing;
 use crate::picture::{AreaKind, Body, Description, DescriptionKind, FileRef, Picture, Pipe};
@@ -131,6 +131,9 @@ fn open_one(
                 _ => write,
             };
             open_pipe_end(end, flags)
+        }
+        DescriptionKind::Netlink(socket) => {
+            netlink::open(socket, flags).context(|| "opening a netlink socket".to_owned())
         }
         DescriptionKind::MessageQueue(name) => {
             let how = (flags & (OFlags::RWMODE | OFlags::NONBLOCK)).bits().cast_signed();

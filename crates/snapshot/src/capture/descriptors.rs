@@ -164,6 +164,9 @@ impl Capture<'_> {
         let family = sockets::number(&seen.copy, libc::SOL_SOCKET, libc::SO_DOMAIN);
         match family.context(|| "getsockopt SO_DOMAIN".to_owned())? {
             libc::AF_UNIX => self.unix_socket(seen).map(DescriptionKind::UnixSocket),
+            libc::AF_NETLINK => {
+                self.netlink_socket(seen).map(|it| DescriptionKind::Netlink(Box::new(it)))
+            }
             family => self.inet_socket(seen, family),
         }
     }

@@ -46,7 +46,6 @@ impl Capture<'_> {
         let (kind, protocol) = (general(libc::SO_TYPE)?, general(libc::SO_PROTOCOL)?);
         let known = matches!(family, libc::AF_INET | libc::AF_INET6);
         let what = match (kind, protocol) {
-            _ if family == libc::AF_NETLINK => "a netlink socket",
             _ if family == libc::AF_PACKET => "a packet socket",
             _ if !known => "a socket of this family",
             (libc::SOCK_STREAM, libc::IPPROTO_TCP | IPPROTO_MPTCP)
@@ -204,11 +203,10 @@ fn check_socket(seen: &Seen<'_>) -> Result<()> {
     if general(libc::SO_PEEK_OFF).is_ok_and(|offset| offset >= 0) {
         return Err(seen.refuse("a socket with an offset to peek from"));
     }
-    // Without room it tells how many instructions there are; of some it does not tell.
-    match sockets::option(&seen.copy, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut []) {
-        Ok(0) => Ok(()),
-        _ => Err(seen.refuse("a socket with a filter")),
+    if sockets::has_filter(&seen.copy) {
+        return Err(seen.refuse("a socket with a filter"));
     }
+    Ok(())
 }
 
 /// What no connection may have.

@@ -1,8 +1,6 @@
 /* A socket that is not copied, and unharmed by the attempt: which one, ZOO says. */
 #include "inet.h"
 #include <linux/filter.h>
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
 
 int main(void) {
     const char *what = getenv("ZOO");
@@ -11,7 +9,6 @@ int main(void) {
     if (strcmp(what, "raw") == 0) fd = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
     if (strcmp(what, "packet") == 0) fd = socket(AF_PACKET, SOCK_DGRAM, 0);
     if (strcmp(what, "udplite") == 0) fd = socket(AF_INET6, SOCK_DGRAM, IPPROTO_UDPLITE);
-    if (strcmp(what, "netlink") == 0) fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
     if (strcmp(what, "filter") == 0) {
         struct sock_filter all[] = {{BPF_RET | BPF_K, 0, 0, 0xffff}};
         struct sock_fprog program = {1, all};
