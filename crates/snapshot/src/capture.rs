@@ -52,6 +52,27 @@ pub(crate) use loose::{DELETED, LooseFiles};
 use sharing::Sharing;
 use stops::Stops;
 
+/// Reads what `/proc/PID/fdinfo/N` tells of each kind: for the targets in `fuzz/`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_info(info: &crate::proc::FdInfo) {
+    let lines = info.text.lines().count();
+    assert!(locks::of(info).is_none_or(|locks| locks.len() <= lines));
+    events::read_all(info);
+    watches::read_all(info);
+}
+
+/// Reads `/proc/PID/limits`, likewise.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_limits(bytes: &[u8]) {
+    assert!(process::limits(bytes).is_none_or(|limits| limits.len() <= bytes.len()));
+}
+
+/// Reads `/proc/PID/timers`, likewise.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_timers(text: &str) {
+    timers::read_all(text);
+}
+
 /// What of a sandbox leads out of it: pipes and files, by device and inode, with a number of the
 /// asker's.
 pub type Outside = BTreeMap<(u64, u64), u64>;

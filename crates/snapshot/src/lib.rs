@@ -21,6 +21,9 @@ pub mod disk;
 mod error;
 mod files;
 mod filled;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 mod inject;
 mod inside;

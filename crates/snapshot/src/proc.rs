@@ -86,6 +86,11 @@ impl Status {
         Ok(Self(read(pid, "status")?))
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn of(text: Vec<u8>) -> Self {
+        Self(text)
+    }
+
     pub(crate) fn read_thread(pid: Pid, tid: u32) -> Result<Self> {
         Ok(Self(read(pid, &format!("task/{tid}/status"))?))
     }
@@ -161,7 +166,8 @@ impl Mapping {
     pub(crate) fn is_in_common(&self) -> bool {
         /// In KiB. Less than this is copied faster than it is told apart.
         const LEAST: u64 = 64;
-        self.shows_anonymous() && self.common.iter().sum::<u64>() >= LEAST
+        let [clean, dirty] = self.common;
+        self.shows_anonymous() && clean.saturating_add(dirty) >= LEAST
     }
 
     /// Whether it is private memory that no file is behind.
@@ -169,6 +175,19 @@ impl Mapping {
         self.inode == 0
             && self.device == (0, 0)
             && (self.name.is_empty() || self.name.starts_with(b"["))
+    }
+
+    /// Its line in `/proc/PID/maps`.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn shown(&self) -> Vec<u8> {
+        let Self { start, end, offset, device: (major, minor), inode, .. } = self;
+        let mut line = format!("{start:08x}-{end:08x} ").into_bytes();
+        line.extend_from_slice(&self.permissions);
+        line.extend_from_slice(
+            format!(" {offset:08x} {major:02x}:{minor:02x} {inode} ").as_bytes(),
+        );
+        line.extend_from_slice(&self.name);
+        line
     }
 
     /// The name that its process gave it, see `PR_SET_VMA`(2const).
@@ -231,7 +250,7 @@ pub(crate) fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
     Some(all)
 }
 
-fn parse_mapping(line: &[u8]) -> Option<Mapping> {
+pub(crate) fn parse_mapping(line: &[u8]) -> Option<Mapping> {
     let mut words = line.splitn(6, |&b| b == b' ');
     let mut text = || std::str::from_utf8(words.next()?).ok();
     let (start, end) = text()?.split_once('-')?;
@@ -292,3 +311,6 @@ impl FdInfo {
 pub(crate) fn refuse(pid: u32, name: &[u8], what: impl Into<String>) -> Error {
     Error::Refused { pid, name: String::from_utf8_lossy(name).into_owned(), what: what.into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -193,6 +193,13 @@ fn parse_timer(info: &FdInfo) -> Option<Timer> {
     })
 }
 
+/// For the targets in `fuzz/`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read_all(info: &FdInfo) {
+    assert!(entries(info).is_none_or(|all| all.len() <= ENTRIES_MAX));
+    let _ = (parse_timer(info), hexadecimal(info.value("sigmask")));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -242,7 +242,7 @@ fn number(bytes: &[u8]) -> i32 {
 }
 
 /// `/proc/PID/limits`: a line for each `RLIMIT_*` in the order of their numbers, in columns.
-fn limits(bytes: &[u8]) -> Option<Vec<(u64, u64)>> {
+pub(super) fn limits(bytes: &[u8]) -> Option<Vec<(u64, u64)>> {
     let text = std::str::from_utf8(bytes).ok()?;
     text.lines()
         .skip(1)
@@ -254,4 +254,37 @@ fn limits(bytes: &[u8]) -> Option<Vec<(u64, u64)>> {
             Some((values.next()??, values.next()??))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn own_limits_are_read() {
+        let all = limits(&proc::read(rustix::process::getpid(), "limits").unwrap()).unwrap();
+        assert_eq!(all.len(), 16);
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let told = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        assert_eq!(all[libc::RLIMIT_NOFILE as usize], (told(files.current), told(files.maximum)));
+    }
+
+    proptest! {
+        #[test]
+        fn limits_of_any_size_are_read(soft: u64, hard in any::<Option<u64>>()) {
+            let shown = hard.map_or("unlimited".to_owned(), |hard| hard.to_string());
+            let text = format!(
+                "Limit                     Soft Limit           Hard Limit           Units\n\
+                 Max realtime timeout      {soft:<20} {shown:<20} us\n"
+            );
+            prop_assert_eq!(limits(text.as_bytes()), Some(vec![(soft, hard.unwrap_or(u64::MAX))]));
+        }
+
+        #[test]
+        fn anything_for_limits_is_read_without_a_panic(bytes: Vec<u8>) {
+            let _ = limits(&bytes);
+        }
+    }
 }

@@ -118,6 +118,13 @@ fn parse(text: &str) -> Option<Vec<PosixTimer>> {
     Some(timers)
 }
 
+/// For the targets in `fuzz/`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read_all(text: &str) {
+    let timers = parse(text).unwrap_or_default();
+    assert!(timers.is_sorted_by_key(|timer| timer.id) && timers.len() <= text.lines().count());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

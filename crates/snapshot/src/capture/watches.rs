@@ -80,6 +80,12 @@ fn wanted(text: &str) -> Option<Vec<Wanted>> {
     lines.map(watch).collect()
 }
 
+/// For the targets in `fuzz/`.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read_all(info: &proc::FdInfo) {
+    assert!(wanted(&info.text).is_none_or(|all| all.len() <= info.text.lines().count()));
+}
+
 /// Where programs mostly watch: below their working directories, and around what they have open.
 fn likely(capture: &Capture<'_>, seen: &Seen<'_>) -> Result<Vec<Vec<u8>>> {
     let mut paths = vec![proc::link(seen.pid, "cwd")?];
