@@ -25,8 +25,8 @@
 //! Logic and cgroups are tested here; sandboxes by the tests of the `forkyard` crate.
 #![forbid(unsafe_code)]
 
-#[doc(hidden)]
 mod account;
+#[doc(hidden)]
 pub mod benching;
 pub mod cgroup;
 mod check;
