@@ -7,6 +7,7 @@ mod support;
 #[path = "fork/told.rs"]
 mod told;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -106,11 +107,14 @@ fn forks_of_forks_are_forked_ten_deep() {
     let server = TestServer::start();
     let mut last = create(&server, &[]);
     last.say("depth=0; sleep 1000 & job=$!");
+    let mut mappings = BTreeSet::new();
     for depth in 1..=10 {
         last = clone(&last);
         last.say("depth=$((depth + 1))");
         assert_eq!(last.say("echo $depth; kill -0 $job && echo job"), format!("{depth}\njob\n"));
+        mappings.insert(last.say("wc -l </proc/$$/maps"));
     }
+    assert_eq!(mappings.len(), 1, "nothing is left of a fork but for the last: {mappings:?}");
 }
 
 #[test]

@@ -123,6 +123,7 @@ pub(crate) fn main(
         workers: BTreeMap::new(),
         session: None,
         sessions: 0,
+        program: None,
         hooks: forked::Hooks::default(),
     };
     if init.watch().is_err() || init.serve_on(control).is_err() {
@@ -257,6 +258,8 @@ struct Init<'a> {
     workers: BTreeMap<u32, u64>,
     session: Option<Session>,
     sessions: u32,
+    /// Where processes that were built keep what they were built by.
+    program: Option<u64>,
     hooks: forked::Hooks,
     deadline: Option<u64>,
 }

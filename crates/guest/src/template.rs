@@ -198,6 +198,7 @@ impl Subjects {
                 .collect(),
             ipc: format!("/proc/self/fd/{}", ipc.as_raw_fd()).into(),
             terminal_device: records.terminal_device,
+            program: records.program,
             host_network: records.setup.host_network,
             diag: fds.next().map(Arc::new),
         };

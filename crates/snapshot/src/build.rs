@@ -10,7 +10,7 @@ mod loose;
 mod memory;
 mod netlink;
 mod of_processes;
-mod program;
+pub(crate) mod program;
 mod queues;
 mod sockets;
 mod system_v;
@@ -85,7 +85,7 @@ pub fn build(
         control: &control,
         home,
         nodes: &nodes,
-        work: stage.work() + WORK,
+        work: stage.program(),
         shared: stage.shared(),
         inherited: attributes::Inherited::read()?,
         own: proc::places(rustix::process::getpid())?,
@@ -103,9 +103,6 @@ pub fn build(
     times.mark("build");
     Ok(())
 }
-
-/// From the control page to where a process keeps its program.
-const WORK: u64 = 1024 * 1024;
 
 /// What the processes being built have in common.
 struct Site<'a> {

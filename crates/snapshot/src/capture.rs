@@ -100,6 +100,8 @@ pub struct Subject {
     pub ipc: PathBuf,
     /// Device of its `/dev/pts`.
     pub terminal_device: u64,
+    /// Where its processes keep the programs that they were built by, see [`Stage::program`].
+    pub program: Option<u64>,
     /// It is in the host's network, where there are others.
     pub host_network: bool,
     /// A socket that lists those of its network namespace, see [`forkyard_sys::sockets::diag`].

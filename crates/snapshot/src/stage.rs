@@ -25,6 +25,9 @@ const LOWEST: u64 = 0x1_0000_0000;
 /// Room that is left free at the end, for what builds the clones.
 const WORK_ROOM: u64 = 1 << 30;
 
+/// From the room for building to where each process keeps its program.
+const PROGRAM: u64 = 1024 * 1024;
+
 /// A range of addresses that no process of the picture uses.
 #[derive(Debug, Default)]
 pub struct Stage {
@@ -185,6 +188,11 @@ impl Stage {
     /// Counts bytes that were copied.
     pub(crate) fn count(&self, bytes: u64) {
         self.filled.set(self.filled.get() + bytes);
+    }
+
+    /// Where each process keeps the program that it is built by, which it cannot take away itself.
+    pub fn program(&self) -> u64 {
+        self.work + PROGRAM
     }
 
     fn with(

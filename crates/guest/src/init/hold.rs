@@ -150,6 +150,7 @@ impl Init<'_> {
             terminals: self.terminals(),
             terminal_device: rustix::fs::stat("/dev/pts").map_or(0, |stat| stat.st_dev),
             last_pid: crate::sysctl::last_pid(),
+            program: self.program,
         }
     }
 }

@@ -50,6 +50,7 @@ impl Init<'_> {
         }
         let strays = lent.masters.into_values().collect();
         held.stage().release().map_err(failed)?;
+        self.program = Some(held.stage().program());
         self.strays = strays;
         self.next_command = held.records.next_command;
         self.commands = commands.into_iter().map(|command| (command.state.id, command)).collect();

@@ -36,6 +36,7 @@ impl Init<'_> {
         self.commands.clear();
         self.drop_hooks();
         self.strays.clear();
+        self.program = None;
         self.session = None;
         // Shared memory, semaphores and queues outlive processes.
         process::unshare(&self.proof, CloneFlags::IPC)

@@ -59,6 +59,8 @@ pub struct Records {
     pub terminal_device: u64,
     /// The process id that was given last: programs count on one that ended not to come again soon.
     pub last_pid: u32,
+    /// Where its processes keep the programs that they were built by, where it is a clone.
+    pub program: Option<u64>,
 }
 
 /// A command that runs, for a picture.

@@ -6,8 +6,23 @@ use forkyard_sys::stub::{self, Op};
 
 use super::{Control, FAILED_CALL};
 use crate::error::{Context, Result};
+use crate::proc::Mapping;
 
+/// More than the data of any program.
+const MOST: u64 = 64 * 1024 * 1024;
+
+/// Length of the code.
 const PAGE: u64 = 4096;
+
+/// Whether this is what a process was built by, where it keeps that.
+pub(crate) fn is_left_behind(mapping: &Mapping, program: u64) -> bool {
+    let data = program + PAGE;
+    match (mapping.start, &mapping.permissions) {
+        (start, b"r-xp") => start == program && mapping.end == data,
+        (start, b"rw-p") => start == data && mapping.end - start < MOST,
+        _ => false,
+    }
+}
 
 /// Code in the first page, data behind.
 pub(super) struct Program {

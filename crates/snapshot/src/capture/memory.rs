@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use forkyard_sys::memory::{HUGE, Pages};
+use forkyard_sys::ptrace;
 use forkyard_sys::remote::{self, PageRange};
 use rustix::process::Pid;
 
@@ -11,6 +12,7 @@ use super::loose::{Key, kind_of};
 use super::pool::{self, Pool};
 use super::system_v::Segment;
 use crate::ahead::{Ahead, MARKED};
+use crate::build::program::is_left_behind;
 use crate::error::{Context, Error, Result};
 use crate::filled::Own;
 use crate::picture::{Area, AreaKind, FileRef, LooseKind, Memory};
@@ -90,6 +92,9 @@ impl Capture<'_> {
             return Ok(known.clone());
         }
         let mut read = proc::mappings(pid)?;
+        if let Some(program) = self.subject.program {
+            leave_program(pid, program, &mut read)?;
+        }
         for mapping in &mut read {
             give_true_name(pid, mapping)?;
             // No other's, for guests have none; that of a template that was just killed, or of this
@@ -285,6 +290,25 @@ impl Capture<'_> {
         self.stage.keep(pages, length);
         Ok(parts.into_iter().map(|(start, at, length)| (start, length, at)).collect())
     }
+}
+
+/// Takes what a process was built by off its mappings, unless a thread has not left it yet.
+fn leave_program(pid: Pid, program: u64, mappings: &mut Vec<Mapping>) -> Result<()> {
+    let Some(code) = mappings.iter().find(|area| {
+        area.start == program && area.shows_anonymous() && is_left_behind(area, program)
+    }) else {
+        return Ok(());
+    };
+    let code = code.start..code.end;
+    for tid in proc::numbers(pid, "task")? {
+        let Some(tid) = Pid::from_raw(tid.cast_signed()) else { continue };
+        let registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
+        if code.contains(&registers.rip) {
+            return Ok(());
+        }
+    }
+    mappings.retain(|area| !area.shows_anonymous() || !is_left_behind(area, program));
+    Ok(())
 }
 
 /// Where ranges begin and end.
