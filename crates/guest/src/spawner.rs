@@ -145,7 +145,11 @@ fn serve(
             (None, Vec::new())
         }
         SpawnerRequest::Keep => {
-            nursery.copies = nursery.held.take().and_then(Held::into_copies);
+            let held = nursery.held.take();
+            // Without root there is no way back out of the sandbox's, but one to a new one.
+            let is_inside = held.as_ref().is_some_and(Held::is_inside);
+            let is_out = !is_inside || process::unshare(proof, CloneFlags::IPC).is_ok();
+            nursery.copies = held.filter(|_| is_out).and_then(Held::into_copies);
             (None, Vec::new())
         }
         SpawnerRequest::Take { seq, source, clones } => {

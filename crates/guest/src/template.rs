@@ -130,6 +130,13 @@ impl Held {
         Ok((held, report, done))
     }
 
+    /// Whether this process is in the sandbox's IPC namespace yet, in which it looked at objects.
+    pub(crate) fn is_inside(&self) -> bool {
+        let own = std::fs::read_link("/proc/self/ns/ipc").unwrap_or_default();
+        let mut spaces = self.records.namespaces.iter();
+        spaces.any(|(name, link)| name == "ipc" && own.as_os_str() == link.as_str())
+    }
+
     /// Lets go of all but what the next picture may use again.
     pub(crate) fn into_copies(self) -> Option<Copies> {
         let mut copies = self.copies?;

@@ -217,14 +217,14 @@ mod tests {
     fn memory_is_attached_where_nothing_is() {
         let object = Object { mode: 0o600, ..Object::default() };
         let id = make_memory(&object, 5000).unwrap();
-        let at = 0x4300_0000_0000;
+        let at = 0x4700_0000_0000;
         let mut pages = attach(id, Some(at), 8192, false).unwrap();
         let again = attach(id, Some(at), 8192, false).map(drop);
         pages.write(at + 4998, b"bytes").unwrap();
         let other = attach(id, None, 8192, true).unwrap();
         destroy_memory(id).unwrap();
         assert!(again.is_err());
-        let mut copy = Pages::map(0x4400_0000_0000, 4096, false).unwrap();
+        let mut copy = Pages::map(0x4800_0000_0000, 4096, false).unwrap();
         copy.copy_from(copy.start(), &other, other.start() + 4998, 5).unwrap();
         assert_eq!(copy.load(0).to_le_bytes(), *b"byte");
         for pages in [pages, other, copy] {

@@ -38,12 +38,18 @@ impl Engine {
         let mut names = names.into_iter();
         // What a terminal's line editor holds is taken out and put back: nobody types meanwhile.
         let typing = live.typing.write().await;
-        let taking = self.begin_take(live, alone.template(), &files, count).await;
+        let kept = alone.template();
+        let was_kept = kept.is_some();
+        let taking = self.begin_take(live, kept, &files, count).await;
         let result = match taking {
             Ok(taking) => {
                 // While the template works.
                 let expected = self.expect_clone(live, names.next().flatten()).await;
-                let taken = taking.finish().await;
+                let taken = match taking.finish().await {
+                    // One that was killed while it was kept may be known to be so later yet.
+                    Err(Error::Io { .. }) if was_kept => self.take_anew(live, &files, count).await,
+                    taken => taken,
+                };
                 drop((typing, turn));
                 if let Some(account) = taken.as_ref().ok().and_then(|t| t.template.account()) {
                     account.unbound(&self.cgroups);
@@ -93,6 +99,16 @@ impl Engine {
         });
         live.set_account(account.as_ref());
         self.spawner.template(account).await?.take(source, Some(clones), &holder).await
+    }
+
+    /// Has another template take a picture from nothing.
+    async fn take_anew(
+        &self,
+        live: &LiveSandbox,
+        files: &std::path::Path,
+        clones: u32,
+    ) -> Result<Taken> {
+        self.begin_take(live, None, files, clones).await?.finish().await
     }
 
     /// Gives the template of the last picture room for the next one.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use forkyard_engine::model::Fork;
 use forkyard_testkit::leaks::Process;
-use forkyard_testkit::{TestServer, wait_for};
+use forkyard_testkit::{TestServer, wait_for, wait_some};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::templates;
@@ -15,6 +15,9 @@ const MIB: u64 = 1 << 20;
 /// How long a template is kept, and how long it and what it had may take to be gone.
 const KEPT: Duration = Duration::from_secs(10);
 const GONE: Duration = Duration::from_secs(5);
+
+/// What marks what a process writes.
+const MARKS: &str = "anon_inode:[userfaultfd]";
 
 /// What the program does between forks.
 const STEPS: usize = 6;
@@ -69,11 +72,20 @@ fn forked_once(server: &TestServer) -> String {
     source
 }
 
-/// The template that is kept. Jobs of the spawner look like one, and are over soon.
+/// The template that is kept: jobs of the spawner look like one, but mark nothing.
 #[track_caller]
 pub(crate) fn kept(server: &TestServer) -> Process {
-    wait_for("a kept template alone", GONE, || templates(server).len() == 1);
-    templates(server).pop().unwrap()
+    let marks = |template: &Process| links(template, "fd").iter().any(|link| link == MARKS);
+    let find = || templates(server).into_iter().find(marks);
+    wait_some("a kept template", GONE, find)
+}
+
+/// Where links of a process in /proc lead to.
+fn links(process: &Process, dir: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{}/{dir}", process.pid));
+    let entries = entries.into_iter().flatten().flatten();
+    let links = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.map(|link| link.to_string_lossy().into_owned()).collect()
 }
 
 #[track_caller]
@@ -147,26 +159,25 @@ fn a_kept_template_has_nothing_of_the_sandbox_but_copies() {
     let server = TestServer::start();
     let source = forked_once(&server);
     let template = kept(&server);
-    let links = |dir: &str| -> Vec<String> {
-        let entries = std::fs::read_dir(format!("/proc/{}/{dir}", template.pid)).unwrap();
-        let link = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).unwrap();
-        entries.map(|entry| link(entry.unwrap()).to_string_lossy().into_owned()).collect()
-    };
     let spawner = std::fs::read_to_string(format!("/proc/{}/stat", template.pid)).unwrap();
     let spawner = spawner.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().to_owned();
-    for name in ["mnt", "net", "ipc", "uts", "pid", "user", "cgroup"] {
+    for name in ["mnt", "net", "uts", "pid", "user", "cgroup"] {
         let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
         assert_eq!(link(&template.pid.to_string()), link(&spawner), "{name}");
     }
+    // Without root it cannot go back to the one where it comes from.
+    let ipc = std::fs::read_link(format!("/proc/{}/ns/ipc", template.pid)).unwrap();
+    let inside = server.ok(&["exec", &source, "--", "readlink", "/proc/self/ns/ipc"]);
+    assert_ne!(ipc.to_string_lossy(), inside.trim());
     let known = |link: &String| {
         link == "/dev/null"
             || link.starts_with("socket:")
-            || link == "anon_inode:[userfaultfd]"
+            || link == MARKS
             || link.ends_with("/pagemap")
     };
-    let others: Vec<_> = links("fd").into_iter().filter(|link| !known(link)).collect();
+    let others: Vec<_> = links(&template, "fd").into_iter().filter(|link| !known(link)).collect();
     assert_eq!(others, Vec::<String>::new());
-    let sockets = links("fd").iter().filter(|link| link.starts_with("socket:")).count();
+    let sockets = links(&template, "fd").iter().filter(|link| link.starts_with("socket:")).count();
     assert_eq!(sockets, 1, "to the server");
     checks_itself(&server, &source);
 }
