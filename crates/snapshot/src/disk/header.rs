@@ -115,7 +115,8 @@ mod tests {
         let bytes = header().to_bytes().unwrap();
         assert_eq!(Header::parse(&bytes).unwrap(), header());
         let text = String::from_utf8(bytes).unwrap();
-        let other = text.replacen("snapshot 1 ", "snapshot 2 ", 1);
+        let (this, next) = (format!("snapshot {FORMAT} "), format!("snapshot {} ", FORMAT + 1));
+        let other = text.replacen(&this, &next, 1);
         assert!(matches!(Header::parse(other.as_bytes()), Err(Error::Unfit(_))));
         let other = text.replacen("\"host\"", "\"hxst\"", 1);
         assert!(matches!(Header::parse(other.as_bytes()), Err(Error::Damaged(_))));
