@@ -3,7 +3,7 @@
 
 use forkyard_testkit::TestServer;
 
-use super::{end, fork, goes_on, refused_with, start};
+use super::{end, fork, goes_on, output, refused_with, start};
 
 /// Forks of one sandbox in which something is always in the middle of a change.
 const FORKS: usize = 4;
@@ -31,6 +31,8 @@ fn a_guest_that_looks_out_for_tracers_neither_hangs_a_fork_nor_comes_to_harm() {
         let out = server.cli(&["fork", &source, "-n", "1"]);
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
         let clone = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+        let output = output(&server, &source);
+        assert!(!output.contains("FAIL"), "the original: {output}");
         match out.status.code() {
             Some(0) => {
                 server.ok(&["exec", &clone, "--", "touch", "/root/forked"]);
