@@ -394,8 +394,10 @@ fn keep_from_telling(tid: Pid) {
     }
 }
 
+/// Has a thread go on to the stop that it was asked for. That is asked for again first: it would
+/// tell its program of the signal that it stopped for, which may be one that is ignored.
 fn go_on(tid: Pid, signal: i32) -> Result<()> {
-    for done in [ptrace::resume(tid, signal), ptrace::interrupt(tid)] {
+    for done in [ptrace::interrupt(tid), ptrace::resume(tid, signal)] {
         done.or_else(gone).context(|| "ptrace".to_owned())?;
     }
     Ok(())
