@@ -23,6 +23,14 @@ use crate::link::Link;
 /// How long the end of a template that has nothing to do is waited for.
 const END_WAIT: Duration = Duration::from_secs(2);
 
+/// Settings of the C library for the spawner, whose forks are init and templates.
+///
+/// They give their memory up for that of others: no kernel may write to it then, as it does for
+/// restartable sequences, rseq(2). And a template has no time to ask for memory in small pieces, or
+/// to give it back, while a sandbox stands still.
+const TUNABLES: &str = "glibc.pthread.rseq=0:glibc.malloc.top_pad=524288:\
+                        glibc.malloc.trim_threshold=4194304:glibc.malloc.mmap_threshold=4194304";
+
 /// The spawner; one that died is replaced by the next request.
 #[derive(Debug)]
 pub(crate) struct Spawner {
@@ -70,9 +78,7 @@ impl Running {
             .arg(mode.word())
             .arg(files_of_commands().to_string())
             .env_clear()
-            // Its forks give their memory up for that of others: no kernel may write to it then, as
-            // it does for restartable sequences, rseq(2).
-            .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
+            .env("GLIBC_TUNABLES", TUNABLES)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit());

@@ -54,6 +54,7 @@ pub fn run(socket: &OwnedFd, files: u64, job: Job) -> Result<(), Failure> {
         .map_err(|e| Failure::new(e.to_string(), &io::ErrorKind::InvalidData.into()))?;
     let bounds = Bounds::new(filter, files);
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    forkyard_snapshot::prepare();
     serve_all(&proof, &bounds, socket, job)
 }
 

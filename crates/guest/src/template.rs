@@ -182,6 +182,7 @@ impl Subjects {
         let init = Pid::from_raw(what.init.cast_signed())
             .ok_or_else(|| TakeError::Failed("no process".to_owned()))?;
         channel::send(holder, word, &[]).map_err(|e| failed("having init hold still", e))?;
+        warm_up();
         let message = channel::receive(holder).map_err(|e| failed("having init hold still", e))?;
         let message = message.ok_or_else(|| TakeError::Failed("init is gone".to_owned()))?;
         let records: Records = decode(&message.bytes)
@@ -211,6 +212,14 @@ impl Subjects {
         };
         Ok(Self { records, root, subject, _ipc: ipc })
     }
+}
+
+/// Has the kernel provide memory while init is on its way: what is touched first while a sandbox
+/// stands still makes it wait.
+fn warm_up() {
+    /// What a small sandbox needs, in bytes.
+    const HEAP: usize = 512 * 1024;
+    drop(std::hint::black_box(vec![1_u8; HEAP]));
 }
 
 /// Whether to try again after so many tries; waits long enough for a program to be started.

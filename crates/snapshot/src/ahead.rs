@@ -24,6 +24,7 @@ use crate::capture::Subject;
 use crate::error::{Context, Error, Result};
 use crate::filled::{Filled, filled};
 use crate::inject::{Hand, Tail};
+use crate::machine::Machine;
 use crate::proc::{self, Mapping, Stat, Status};
 use crate::seize::{Scope, Tree};
 use crate::stage::Stage;
@@ -91,7 +92,12 @@ struct Copied {
 
 impl Ahead {
     /// Copies the memory of all large processes, or what they wrote since the last time.
-    pub(crate) fn copy(&mut self, subject: &Subject, tail: &Tail, stage: &mut Stage) -> Result<()> {
+    pub(crate) fn copy(
+        &mut self,
+        subject: &Subject,
+        machine: &Machine,
+        stage: &mut Stage,
+    ) -> Result<()> {
         self.stopped = Duration::ZERO;
         self.processes.values_mut().flat_map(|marked| &mut marked.areas).for_each(|copied| {
             // Of a try that failed.
@@ -102,7 +108,7 @@ impl Ahead {
             stage.keep_only(&BTreeSet::new())?;
             *stage = Stage::default();
         }
-        if !userfault::is_offered() {
+        if !machine.marks {
             return Ok(());
         }
         let all = Scope::Below(subject.init, subject.leave.clone()).walk();
@@ -116,7 +122,7 @@ impl Ahead {
         }
         for (pid, begun) in large {
             // Whatever fails is done when the process is stopped.
-            let _ = self.copy_process(pid, begun, tail, stage);
+            let _ = self.copy_process(pid, begun, &machine.tail, stage);
         }
         stage.keep_only(&self.mirrors())
     }

@@ -40,6 +40,7 @@ use crate::error::{Error, Result};
 use crate::ids::Map;
 use crate::inject::Tail;
 use crate::inside::Looker;
+use crate::machine::Machine;
 use crate::picture::{Body, Picture, Process};
 use crate::proc::{Mapping, Stat, Status};
 use crate::seize::{Scope, Stopped, Tree};
@@ -49,6 +50,7 @@ use terminals::Terminals;
 
 pub(crate) use descriptors::Descriptions;
 pub(crate) use loose::{DELETED, LooseFiles};
+pub(crate) use named::memory_device;
 use sharing::Sharing;
 use stops::Stops;
 
@@ -161,20 +163,19 @@ pub fn take<T, U>(
 ) -> Result<(Taken, T, U)> {
     let mut times = Times::default();
     times.begin();
-    let tail = Tail::find()?;
-    let memory_device = named::memory_device()?;
+    let machine = Machine::get()?;
     let memory_files = named::memory_files(subject);
     let _inside = system_v::Inside::enter(&subject.ipc)?;
     let own = crate::proc::places(rustix::process::getpid())?;
     let Copies { stage, ahead } = copies;
-    ahead.copy(subject, &tail, stage)?;
+    ahead.copy(subject, machine, stage)?;
     times.mark("ahead");
     times.stop();
     let tree = Tree::stop(Scope::Below(subject.init, subject.leave.clone()))?;
     times.mark("stop");
     let mut capture = Capture {
         tree: &tree,
-        tail: &tail,
+        tail: &machine.tail,
         subject,
         picture: Picture::default(),
         own: own.iter().map(|area| (area.start, area.end)).collect(),
@@ -189,7 +190,7 @@ pub fn take<T, U>(
         loose: LooseFiles::default(),
         stops: Stops::new(),
         untold_stops: BTreeSet::new(),
-        memory_device,
+        memory_device: machine.memory_device,
         memory_files,
     };
     let processes = tree.processes();

@@ -88,7 +88,7 @@ fn within(ranges: &[PageRange], mapping: &Mapping) -> Vec<PageRange> {
 }
 
 /// Whether this kernel tells where guard pages are.
-fn tells_guards() -> bool {
+pub(crate) fn tells_guards() -> bool {
     static TELLS: OnceLock<bool> = OnceLock::new();
     let ask = || {
         let scan = PageScan { all_of: page::GUARD, ..PageScan::default() };

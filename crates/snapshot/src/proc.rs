@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
 
+use memchr::memchr;
 use rustix::buffer::spare_capacity;
 use rustix::process::Pid;
 
@@ -13,11 +14,20 @@ const ROOM: usize = 8 * 1024;
 
 /// Reads a file of a process.
 pub(crate) fn read(pid: Pid, file: &str) -> Result<Vec<u8>> {
+    read_while(pid, file, |_| true)
+}
+
+/// The same, of a file that the kernel makes in one go: what is shorter than asked for is all.
+pub(crate) fn read_record(pid: Pid, file: &str) -> Result<Vec<u8>> {
+    read_while(pid, file, |bytes| bytes.len() == bytes.capacity())
+}
+
+fn read_while(pid: Pid, file: &str, may_go_on: impl Fn(&Vec<u8>) -> bool) -> Result<Vec<u8>> {
     let path = format!("/proc/{pid}/{file}");
     let read_all = || {
         let open = File::open(&path)?;
         let mut bytes = Vec::with_capacity(ROOM);
-        while rustix::io::read(&open, spare_capacity(&mut bytes))? > 0 {
+        while rustix::io::read(&open, spare_capacity(&mut bytes))? > 0 && may_go_on(&bytes) {
             bytes.reserve(ROOM / 2);
         }
         Ok::<_, std::io::Error>(bytes)
@@ -55,7 +65,7 @@ pub(crate) struct Stat {
 
 impl Stat {
     pub(crate) fn read(pid: Pid) -> Result<Self> {
-        Self::parse(&read(pid, "stat")?).ok_or_else(|| unreadable("/proc/PID/stat"))
+        Self::parse(&read_record(pid, "stat")?).ok_or_else(|| unreadable("/proc/PID/stat"))
     }
 
     /// A name may hold anything, brackets and line ends too: it ends at the last bracket.
@@ -83,7 +93,7 @@ pub(crate) struct Status(Vec<u8>);
 
 impl Status {
     pub(crate) fn read(pid: Pid) -> Result<Self> {
-        Ok(Self(read(pid, "status")?))
+        Ok(Self(read_record(pid, "status")?))
     }
 
     #[cfg(any(test, feature = "fuzzing"))]
@@ -92,7 +102,7 @@ impl Status {
     }
 
     pub(crate) fn read_thread(pid: Pid, tid: u32) -> Result<Self> {
-        Ok(Self(read(pid, &format!("task/{tid}/status"))?))
+        Ok(Self(read_record(pid, &format!("task/{tid}/status"))?))
     }
 
     /// What follows a name, in words. The name of the process comes first and cannot imitate
@@ -220,32 +230,38 @@ pub(crate) fn vdso(pid: Pid) -> Result<u64> {
 
 pub(crate) fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
     let mut all: Vec<Mapping> = Vec::new();
-    for line in bytes.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let end = memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = rest.get(..end)?;
+        rest = rest.get(end + 1..).unwrap_or_default();
         // Lines of a mapping begin with its address, in small letters; all others with a name.
-        if line.first().is_some_and(u8::is_ascii_uppercase) {
-            let last = all.last_mut()?;
-            if let Some(flags) = line.strip_prefix(b"VmFlags:") {
-                last.flags =
-                    flags.split(|&b| b == b' ').filter_map(|flag| flag.try_into().ok()).collect();
+        let (place, value) = match line.first() {
+            None => continue,
+            Some(first) if !first.is_ascii_uppercase() => {
+                all.push(parse_mapping(line)?);
                 continue;
             }
-            let [clean, dirty] = &mut last.common;
-            let fields = [
-                (b"Shared_Clean:".as_slice(), clean),
-                (b"Shared_Dirty:", dirty),
-                (b"Anonymous:", &mut last.anonymous),
-                (b"Swap:", &mut last.swapped),
-                (b"ProtectionKey:", &mut last.protection_key),
-            ];
-            for (name, field) in fields {
-                if let Some(rest) = line.strip_prefix(name) {
-                    let text = std::str::from_utf8(rest).ok()?;
-                    *field = text.split_ascii_whitespace().next()?.parse().ok()?;
-                }
+            // Most of them are of no interest.
+            Some(b'A' | b'P' | b'S' | b'V') => line.split_at(memchr(b':', line)? + 1),
+            Some(_) => continue,
+        };
+        let last = all.last_mut()?;
+        let [clean, dirty] = &mut last.common;
+        let field = match place {
+            b"Shared_Clean:" => clean,
+            b"Shared_Dirty:" => dirty,
+            b"Anonymous:" => &mut last.anonymous,
+            b"Swap:" => &mut last.swapped,
+            b"ProtectionKey:" => &mut last.protection_key,
+            b"VmFlags:" => {
+                let flags = value.split(|&b| b == b' ').filter_map(|flag| flag.try_into().ok());
+                last.flags = flags.collect();
+                continue;
             }
-        } else {
-            all.push(parse_mapping(line)?);
-        }
+            _ => continue,
+        };
+        *field = std::str::from_utf8(value).ok()?.split_ascii_whitespace().next()?.parse().ok()?;
     }
     Some(all)
 }
@@ -287,7 +303,7 @@ pub(crate) struct FdInfo {
 
 impl FdInfo {
     pub(crate) fn read(pid: Pid, number: u32) -> Result<Self> {
-        let bytes = read(pid, &format!("fdinfo/{number}"))?;
+        let bytes = read_record(pid, &format!("fdinfo/{number}"))?;
         Self::parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| unreadable("/proc/PID/fdinfo"))
     }
 
@@ -298,6 +314,11 @@ impl FdInfo {
             flags: u32::from_str_radix(info.value("flags")?, 8).ok()?,
             ..info
         })
+    }
+
+    /// Inode of what is open, Linux 5.14.
+    pub(crate) fn inode(&self) -> u64 {
+        self.value("ino").and_then(|number| number.parse().ok()).unwrap_or_default()
     }
 
     /// What follows a name.

@@ -85,6 +85,7 @@ impl Pages {
         /// `UIO_MAXIOV`
         const MOST: usize = 1024;
         let fault = || io::Error::from_raw_os_error(libc::EFAULT);
+        self.populate_long(parts);
         for parts in parts.chunks(MOST) {
             let from: Vec<_> = parts.iter().map(|&(there, _, n)| (there, n as usize)).collect();
             let mut to = Vec::with_capacity(parts.len());

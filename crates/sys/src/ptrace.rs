@@ -156,22 +156,39 @@ fn parts_in_use(extended: &[u8]) -> u64 {
 }
 
 /// Where the last of these parts ends.
-#[cfg(target_arch = "x86_64")]
 fn used_length(parts: u64) -> usize {
     /// The x87 and SSE registers, which have no entry of their own, and the header.
     const LEAST: usize = 576;
-    /// The leaf of CPUID that tells length and offset of each part.
-    const STATE: u32 = 0xd;
-    let ends = (2..63).filter(|part| parts >> part & 1 == 1).map(|part| {
-        let told = std::arch::x86_64::__cpuid_count(STATE, part);
-        (told.eax + told.ebx) as usize
-    });
-    ends.max().unwrap_or_default().max(LEAST)
+    let ends = part_ends().iter().zip(0..).filter(|(_, part)| parts >> part & 1 == 1);
+    ends.map(|(&end, _)| end).max().unwrap_or_default().max(LEAST)
 }
 
+/// Where each part of the processor's state ends, beyond the first two.
+///
+/// To ask the processor takes ten microseconds and more in a virtual machine, each time: whoever
+/// forks processes that stop others asks before.
+#[cfg(target_arch = "x86_64")]
+pub fn part_ends() -> &'static [usize; 63] {
+    /// The leaf of CPUID that tells length and offset of each part.
+    const STATE: u32 = 0xd;
+    static ENDS: std::sync::OnceLock<[usize; 63]> = std::sync::OnceLock::new();
+    ENDS.get_or_init(|| {
+        let offered = std::arch::x86_64::__cpuid_count(STATE, 0);
+        let offered = u64::from(offered.eax) | u64::from(offered.edx) << 32;
+        std::array::from_fn(|part| {
+            if part < 2 || offered >> part & 1 == 0 {
+                return 0;
+            }
+            let told = std::arch::x86_64::__cpuid_count(STATE, part as u32);
+            (told.eax + told.ebx) as usize
+        })
+    })
+}
+
+/// Where each part of the processor's state ends: behind all that there is.
 #[cfg(not(target_arch = "x86_64"))]
-fn used_length(_: u64) -> usize {
-    usize::MAX
+pub fn part_ends() -> &'static [usize; 63] {
+    &[usize::MAX; 63]
 }
 
 /// Its blocked signals, bit N - 1 for signal N.

@@ -43,7 +43,9 @@ impl Engine {
         let taking = self.begin_take(live, kept, &files, count).await;
         let result = match taking {
             Ok(taking) => {
-                // While the template works.
+                // While the template works: who was told so far may have been woken behind this
+                // thread, on its processor.
+                std::thread::yield_now();
                 let expected = self.expect_clone(live, names.next().flatten()).await;
                 let taken = match taking.finish().await {
                     // One that was killed while it was kept may be known to be so later yet.

@@ -1,6 +1,7 @@
 //! Descriptors, and the open file descriptions that they share.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -29,10 +30,11 @@ const DEVICES: [&[u8]; 5] =
 pub(crate) struct Descriptions {
     pub(crate) all: Vec<Description>,
     pub(crate) pipes: Vec<Pipe>,
-    /// One descriptor of each, with its index, in the kernel's order of what they refer to.
-    pub(super) known: Vec<(Pid, u32, usize)>,
-    /// Epoll descriptors whose entries are not resolved.
-    pub(super) waiting: Vec<Waiting>,
+    /// By inode, one descriptor of each with its index, in the kernel's order of what they refer
+    /// to.
+    known: HashMap<u64, Vec<(Pid, u32, usize)>>,
+    /// Epoll descriptors whose entries are not resolved, with the inodes of these.
+    pub(super) waiting: Vec<(Waiting, Vec<u64>)>,
     /// Unix sockets whose peers are not resolved.
     pub(super) sockets: Vec<Found>,
     /// TCP sockets that are connected, connect or listen.
@@ -43,6 +45,27 @@ pub(crate) struct Descriptions {
     pub(super) multicast: Option<Vec<(IpAddr, u32)>>,
     /// Inodes of the pipes.
     inodes: Vec<(u64, u64)>,
+}
+
+impl Descriptions {
+    /// Finds the description of an inode that `compare` says to be it, which is given one
+    /// descriptor of each; or the place among them where it belongs.
+    pub(super) fn find(
+        &self,
+        inode: u64,
+        compare: impl Fn(Pid, u32) -> Result<Ordering>,
+    ) -> Result<std::result::Result<usize, usize>> {
+        let known = self.known.get(&inode).map(Vec::as_slice).unwrap_or_default();
+        let (mut low, mut high) = (0_usize, known.len());
+        while let Some(&(pid, fd, index)) = known.get(low.midpoint(high)).filter(|_| low < high) {
+            match compare(pid, fd)? {
+                Ordering::Equal => return Ok(Ok(index)),
+                Ordering::Less => low = low.midpoint(high) + 1,
+                Ordering::Greater => high = low.midpoint(high),
+            }
+        }
+        Ok(Err(low))
+    }
 }
 
 /// A descriptor of a stopped process.
@@ -84,8 +107,12 @@ impl Capture<'_> {
                 .unwrap_or_default()
                 .into_iter()
                 .partition(|lock| lock.kind == LockKind::Process);
-            let place = self.place(pid, number)?;
-            let description = match place {
+            let inode = info.inode();
+            let found = self.descriptions.find(inode, |other, fd| {
+                let (other, own) = ((other, u64::from(fd)), (pid, u64::from(number)));
+                remote::compare(Kind::File, other, own).context(|| "kcmp".to_owned())
+            })?;
+            let description = match found {
                 Ok(known) => known,
                 Err(place) => {
                     let copy = pidfd_getfd(&pidfd, number.cast_signed(), PidfdGetfdFlags::empty())
@@ -96,29 +123,14 @@ impl Capture<'_> {
                     let description = self.describe(&seen, locks)?;
                     let index = self.descriptions.all.len();
                     self.descriptions.all.push(description);
-                    self.descriptions.known.insert(place, (pid, number, index));
+                    let alike = self.descriptions.known.entry(inode).or_default();
+                    alike.insert(place, (pid, number, index));
                     index
                 }
             };
             descriptors.push(Descriptor { number, close_on_exec, description, locks: own_locks });
         }
         Ok(descriptors)
-    }
-
-    /// Finds what a descriptor refers to among what is known, or where it belongs there.
-    fn place(&self, pid: Pid, number: u32) -> Result<std::result::Result<usize, usize>> {
-        let known = &self.descriptions.known;
-        let (mut low, mut high) = (0_usize, known.len());
-        while let Some(&(other, fd, index)) = known.get(low.midpoint(high)).filter(|_| low < high) {
-            let order =
-                remote::compare(Kind::File, (other, u64::from(fd)), (pid, u64::from(number)));
-            match order.context(|| "kcmp".to_owned())? {
-                Ordering::Equal => return Ok(Ok(index)),
-                Ordering::Less => low = low.midpoint(high) + 1,
-                Ordering::Greater => high = low.midpoint(high),
-            }
-        }
-        Ok(Err(low))
     }
 
     fn describe(&mut self, seen: &Seen<'_>, locks: Vec<Lock>) -> Result<Description> {

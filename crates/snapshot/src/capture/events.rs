@@ -39,8 +39,9 @@ impl Capture<'_> {
             b"inotify" => Event::Watches(watches(self, seen)?),
             b"[eventpoll]" => {
                 let index = self.descriptions.all.len();
-                self.descriptions.waiting.push(Waiting::of(seen, index));
-                Event::Poll(entries(info).ok_or_else(bad)?)
+                let (entries, inodes) = entries(info).ok_or_else(bad)?.into_iter().unzip();
+                self.descriptions.waiting.push((Waiting::of(seen, index), inodes));
+                Event::Poll(entries)
             }
             _ => return Err(seen.refuse("a kernel object that cannot be copied")),
         })
@@ -78,17 +79,17 @@ impl Capture<'_> {
                 by_number.insert((process.pid, descriptor.number), descriptor.description);
             }
         }
-        for poll in waiting {
+        for (poll, inodes) in waiting {
             let kind = self.descriptions.all.get(poll.index).map(|description| &description.kind);
             let Some(DescriptionKind::Event(Event::Poll(entries))) = kind else { continue };
             let mut entries = entries.clone();
             let mut seen: HashMap<u32, u32> = HashMap::new();
-            for entry in &mut entries {
+            for (entry, inode) in entries.iter_mut().zip(inodes) {
                 let nth = seen.entry(entry.number).or_default();
                 let slot = EpollSlot { epoll: poll.number, target: entry.number, nth: *nth };
                 *nth += 1;
                 let likely = by_number.get(&(poll.inner, entry.number)).copied();
-                entry.description = self.target(&poll, slot, likely)?;
+                entry.description = self.target(&poll, slot, inode, likely)?;
             }
             if let Some(description) = self.descriptions.all.get_mut(poll.index) {
                 description.kind = DescriptionKind::Event(Event::Poll(entries));
@@ -98,7 +99,13 @@ impl Capture<'_> {
     }
 
     /// The description that an entry refers to: mostly the one that its number still has.
-    fn target(&self, poll: &Waiting, slot: EpollSlot, likely: Option<usize>) -> Result<usize> {
+    fn target(
+        &self,
+        poll: &Waiting,
+        slot: EpollSlot,
+        inode: u64,
+        likely: Option<usize>,
+    ) -> Result<usize> {
         let compare = |pid: Pid, number: u32| {
             let order = compare_epoll_target((pid, number), poll.pid, slot);
             order.context(|| "kcmp of what an epoll descriptor waits for".to_owned())
@@ -108,15 +115,8 @@ impl Capture<'_> {
         {
             return Ok(likely);
         }
-        let known = &self.descriptions.known;
-        let (mut low, mut high) = (0_usize, known.len());
-        while let Some(&(pid, number, index)) = known.get(low.midpoint(high)).filter(|_| low < high)
-        {
-            match compare(pid, number)? {
-                Ordering::Equal => return Ok(index),
-                Ordering::Less => low = low.midpoint(high) + 1,
-                Ordering::Greater => high = low.midpoint(high),
-            }
+        if let Ok(index) = self.descriptions.find(inode, compare)? {
+            return Ok(index);
         }
         let what =
             format!("it waits for what was descriptor {}, which no process has open", slot.target);
@@ -128,20 +128,22 @@ fn hexadecimal(text: Option<&str>) -> Option<u64> {
     u64::from_str_radix(text?, 16).ok()
 }
 
-/// Lines as `tfd: 5 events: 19 data: 5  pos:0 ino:61ef sdev:7`.
-fn entries(info: &FdInfo) -> Option<Vec<Entry>> {
+/// Lines as `tfd: 5 events: 19 data: 5  pos:0 ino:61ef sdev:7`, with the inode apart.
+fn entries(info: &FdInfo) -> Option<Vec<(Entry, u64)>> {
     let lines = info.text.lines().filter_map(|line| line.strip_prefix("tfd:")).take(ENTRIES_MAX);
     let entry = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let number = words.next()?.parse().ok()?;
         let events = words.nth(1)?;
         let data = words.nth(1)?;
-        Some(Entry {
+        let entry = Entry {
             number,
             description: usize::MAX,
             events: u32::from_str_radix(events, 16).ok()?,
             data: u64::from_str_radix(data, 16).ok()?,
-        })
+        };
+        let inode = words.find_map(|word| word.strip_prefix("ino:"));
+        Some((entry, hexadecimal(inode).unwrap_or_default()))
     };
     lines.map(entry).collect()
 }
@@ -212,10 +214,12 @@ mod tests {
         assert_eq!(parse_timer(&FdInfo::parse(timer).unwrap()), Some(expected));
         let poll = "pos:\t0\nflags:\t02\n\
                     tfd:       11 events: 80000019 data: fffffffffffffff1  pos:0 ino:40e sdev:10\n";
-        let [entry] = entries(&FdInfo::parse(poll).unwrap()).unwrap()[..] else { panic!() };
+        let [(entry, inode)] = entries(&FdInfo::parse(poll).unwrap()).unwrap()[..] else {
+            panic!()
+        };
         assert_eq!(
-            (entry.number, entry.events, entry.data),
-            (11, 0x8000_0019, 0xffff_ffff_ffff_fff1)
+            (entry.number, entry.events, entry.data, inode),
+            (11, 0x8000_0019, 0xffff_ffff_ffff_fff1, 0x40e)
         );
     }
 }

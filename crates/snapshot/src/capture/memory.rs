@@ -20,9 +20,6 @@ use crate::proc::{self, Mapping, Stat, refuse};
 use crate::seize::Stopped;
 use crate::stage::{Stage, dress};
 
-/// Parts of this length, in bytes, are provided at once rather than page by page.
-const LONG: u64 = 32 * 1024;
-
 /// Flags of mappings whose contents or meaning cannot be copied.
 const REFUSED: [(&[u8; 2], &str); 6] = [
     (b"io", "memory of a device"),
@@ -143,7 +140,7 @@ impl Capture<'_> {
                 field(50),
                 field(51),
             ],
-            auxv: proc::read(pid, "auxv")?,
+            auxv: proc::read_record(pid, "auxv")?,
             program: self.read_program(pid)?,
             lock_future: told.lock_future,
             no_exec_gain: told.no_exec_gain,
@@ -356,12 +353,7 @@ impl Source {
     pub(super) fn fill(&self, pages: &mut Pages, parts: &[(u64, u64, u64)]) -> Result<()> {
         let failed = || "reading memory of a process that is forked".to_owned();
         match self {
-            Self::Readable(pid) => {
-                for &(_, here, length) in parts.iter().filter(|(.., length)| *length >= LONG) {
-                    pages.populate(here, length);
-                }
-                pages.fill(*pid, parts).context(failed)
-            }
+            Self::Readable(pid) => pages.fill(*pid, parts).context(failed),
             Self::Closed(memory) => parts.iter().try_for_each(|&(there, here, length)| match pages
                 .read_from(here, length, memory, there)
                 .context(failed)?

@@ -51,7 +51,7 @@ const TOLD_TO_ITSELF: [&str; 8] =
 const NEVER_NAMED: u32 = 0o20_000_000;
 
 /// The device of memfds and shared memory, which is the same for all of this kernel.
-pub(super) fn memory_device() -> Result<u64> {
+pub(crate) fn memory_device() -> Result<u64> {
     let file = memfd_create("forkyard", MemfdFlags::CLOEXEC);
     let stat = file.and_then(|file| fstat(&file));
     stat.map(|stat| stat.st_dev).context(|| "memfd_create".to_owned())

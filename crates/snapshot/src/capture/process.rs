@@ -102,7 +102,7 @@ impl Capture<'_> {
                 .unwrap_or(0o22),
             actions: leader.actions,
             pending,
-            limits: limits(&proc::read(pid, "limits")?)
+            limits: limits(&proc::read_record(pid, "limits")?)
                 .ok_or_else(|| unreadable("/proc/PID/limits"))?,
             timers: leader.timers,
             posix_timers,
@@ -110,10 +110,10 @@ impl Capture<'_> {
             stop_untold: false,
             dumpable: leader.dumpable,
             subreaper: leader.subreaper,
-            oom_score: number(&proc::read(pid, "oom_score_adj")?),
-            personality: hexadecimal(&proc::read(pid, "personality")?),
+            oom_score: number(&proc::read_record(pid, "oom_score_adj")?),
+            personality: hexadecimal(&proc::read_record(pid, "personality")?),
             attributes: ProcessAttributes {
-                core_filter: hexadecimal(&proc::read(pid, "coredump_filter")?),
+                core_filter: hexadecimal(&proc::read_record(pid, "coredump_filter")?),
                 barriers: leader.barriers,
                 processor_state: leader.processor_state,
             },

@@ -97,7 +97,7 @@ pub(super) fn finish(
 }
 
 fn name(pid: Pid, tid: Pid) -> Result<Vec<u8>> {
-    let mut name = proc::read(pid, &format!("task/{tid}/comm"))?;
+    let mut name = proc::read_record(pid, &format!("task/{tid}/comm"))?;
     name.pop();
     Ok(name)
 }

@@ -19,6 +19,15 @@ impl Pages {
         let _ = self.advise(at, length, libc::MADV_POPULATE_WRITE);
     }
 
+    /// Provides the long ones of the parts that are about to be filled.
+    pub(super) fn populate_long(&mut self, parts: &[(u64, u64, u64)]) {
+        /// Less, in bytes, comes as fast page by page.
+        const LONG: u64 = 32 * 1024;
+        for &(_, here, length) in parts.iter().filter(|(.., length)| *length >= LONG) {
+            self.populate(here, length);
+        }
+    }
+
     /// Which parts there are in memory of a file that these pages show: address and length.
     ///
     /// See [mincore(2)](https://man7.org/linux/man-pages/man2/mincore.2.html).
@@ -124,6 +133,7 @@ impl Pages {
     /// # Errors
     /// `EFAULT` when a place is not within these pages, or cannot be read all of it.
     pub fn fill_from(&mut self, memory: impl AsFd, parts: &[(u64, u64, u64)]) -> io::Result<()> {
+        self.populate_long(parts);
         parts.iter().try_for_each(|&(there, here, length)| {
             match self.read_from(here, length, &memory, there)? {
                 read if read == length => Ok(()),
