@@ -27,9 +27,10 @@ const END_WAIT: Duration = Duration::from_secs(2);
 ///
 /// They give their memory up for that of others: no kernel may write to it then, as it does for
 /// restartable sequences, rseq(2). And a template has no time to ask for memory in small pieces, or
-/// to give it back, while a sandbox stands still.
-const TUNABLES: &str = "glibc.pthread.rseq=0:glibc.malloc.top_pad=524288:\
-                        glibc.malloc.trim_threshold=4194304:glibc.malloc.mmap_threshold=4194304";
+/// to give it back, while a sandbox stands still; all of its memory is in one place.
+const TUNABLES: &str = "glibc.pthread.rseq=0:glibc.malloc.arena_max=1:\
+                        glibc.malloc.top_pad=524288:glibc.malloc.trim_threshold=4194304:\
+                        glibc.malloc.mmap_threshold=4194304";
 
 /// The spawner; one that died is replaced by the next request.
 #[derive(Debug)]

@@ -57,6 +57,8 @@ impl Embryo {
         .map_err(|e| Failure::new("clone3 into new namespaces", &e))?;
         // From here on, the end of its cord ends it.
         write_maps(child.pid, place.ids)?;
+        let single_id = place.ids == Ids::Single;
+        tell(&cord, &Growth { single_id, own_network }, &[])?;
         let user_namespace = match place.ids {
             Ids::Range { .. } => {
                 let path = format!("/proc/{}/ns/user", child.pid);
@@ -66,10 +68,7 @@ impl Embryo {
             Ids::Outer | Ids::Single => None,
         };
         let dev = user_namespace.as_ref().and_then(|_| devices::own().ok());
-        let embryo = Self { child, cord, place, user_namespace, dev };
-        let single_id = embryo.place.ids == Ids::Single;
-        embryo.tell(&Growth { single_id, own_network }, &[])?;
-        Ok(embryo)
+        Ok(Self { child, cord, place, user_namespace, dev })
     }
 
     /// Whether it waits at this place: out of memory, the host may have killed it.
@@ -89,7 +88,7 @@ impl Embryo {
         let mounts: Vec<_> =
             sources.iter().map(|source| self.mount(source)).collect::<Result<_, _>>()?;
         let fds: Vec<_> = sockets.iter().chain(&mounts).collect();
-        self.tell(&Birth { setup }, &fds)?;
+        tell(&self.cord, &Birth { setup }, &fds)?;
         Ok(self.child)
     }
 
@@ -118,14 +117,13 @@ impl Embryo {
         }
         Ok(tree)
     }
+}
 
-    fn tell(&self, what: &impl Serialize, fds: &[&OwnedFd]) -> Result<(), Failure> {
-        let invalid = || io::ErrorKind::InvalidInput.into();
-        let bytes = encode(what).map_err(|_| Failure::new("encoding", &invalid()))?;
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        channel::send(&self.cord, &bytes, &fds)
-            .map_err(|e| Failure::new("telling init what to be", &e))
-    }
+fn tell(cord: &OwnedFd, what: &impl Serialize, fds: &[&OwnedFd]) -> Result<(), Failure> {
+    let invalid = || io::ErrorKind::InvalidInput.into();
+    let bytes = encode(what).map_err(|_| Failure::new("encoding", &invalid()))?;
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    channel::send(cord, &bytes, &fds).map_err(|e| Failure::new("telling init what to be", &e))
 }
 
 pub(crate) fn open_group(path: &str) -> Result<OwnedFd, Failure> {

@@ -91,13 +91,14 @@ struct Copied {
 }
 
 impl Ahead {
-    /// Copies the memory of all large processes, or what they wrote since the last time.
+    /// Copies the memory of all large processes, or what they wrote since the last time. Tells
+    /// whether there is so much to read that two threads are faster than one.
     pub(crate) fn copy(
         &mut self,
         subject: &Subject,
         machine: &Machine,
         stage: &mut Stage,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.stopped = Duration::ZERO;
         self.processes.values_mut().flat_map(|marked| &mut marked.areas).for_each(|copied| {
             // Of a try that failed.
@@ -108,10 +109,10 @@ impl Ahead {
             stage.keep_only(&BTreeSet::new())?;
             *stage = Stage::default();
         }
-        if !machine.marks {
-            return Ok(());
-        }
         let all = Scope::Below(subject.init, subject.leave.clone()).walk();
+        if !machine.marks {
+            return Ok(all.len() > 1);
+        }
         let large: Vec<(Pid, u64)> =
             all.iter().filter_map(|&pid| Some((pid, large(pid)?))).collect();
         self.processes.retain(|pid, marked| large.contains(&(*pid, marked.begun)));
@@ -120,11 +121,13 @@ impl Ahead {
             let mappings = all.iter().chain([&own]).filter_map(|pid| proc::places(*pid).ok());
             *stage = Stage::find(mappings.flatten().map(|area| (area.start, area.end)).collect())?;
         }
+        let is_much = all.len() > 1 || !large.is_empty();
         for (pid, begun) in large {
             // Whatever fails is done when the process is stopped.
             let _ = self.copy_process(pid, begun, &machine.tail, stage);
         }
-        stage.keep_only(&self.mirrors())
+        stage.keep_only(&self.mirrors())?;
+        Ok(is_much)
     }
 
     /// How many bytes were copied that the next picture may use again.

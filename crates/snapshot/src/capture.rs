@@ -14,6 +14,7 @@ mod peers;
 mod pool;
 mod process;
 pub(crate) mod queues;
+mod reader;
 mod sharing;
 mod signals;
 mod sockets;
@@ -29,6 +30,7 @@ mod watches;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ use rustix::process::Pid;
 
 use crate::ahead::Ahead;
 use crate::error::{Error, Result};
+use crate::filled::Own;
 use crate::ids::Map;
 use crate::inject::Tail;
 use crate::inside::Looker;
@@ -51,6 +54,7 @@ use terminals::Terminals;
 pub(crate) use descriptors::Descriptions;
 pub(crate) use loose::{DELETED, LooseFiles};
 pub(crate) use named::memory_device;
+use reader::Reader;
 use sharing::Sharing;
 use stops::Stops;
 
@@ -168,7 +172,8 @@ pub fn take<T, U>(
     let _inside = system_v::Inside::enter(&subject.ipc)?;
     let own = crate::proc::places(rustix::process::getpid())?;
     let Copies { stage, ahead } = copies;
-    ahead.copy(subject, machine, stage)?;
+    let is_much = ahead.copy(subject, machine, stage)?;
+    let mut reader = Reader::start(is_much && machine.is_parallel);
     times.mark("ahead");
     times.stop();
     let tree = Tree::stop(Scope::Below(subject.init, subject.leave.clone()))?;
@@ -187,6 +192,8 @@ pub fn take<T, U>(
         users: Map::read(subject.init, "uid_map")?,
         groups: Map::read(subject.init, "gid_map")?,
         mappings: HashMap::new(),
+        own_pages: HashMap::new(),
+        reader: &mut reader,
         loose: LooseFiles::default(),
         stops: Stops::new(),
         untold_stops: BTreeSet::new(),
@@ -245,7 +252,10 @@ struct Capture<'a> {
     inner_ids: HashMap<Pid, u32>,
     users: Map,
     groups: Map,
-    mappings: HashMap<Pid, Vec<Mapping>>,
+    mappings: HashMap<Pid, Rc<Vec<Mapping>>>,
+    /// Of processes whose memory was not read yet.
+    own_pages: HashMap<Pid, Own>,
+    reader: &'a mut Reader,
     loose: LooseFiles,
     stops: Stops,
     /// Processes whose parents have not been told that they stopped.
@@ -278,6 +288,7 @@ impl Capture<'_> {
             }
         }
         let segments = self.segments()?;
+        self.read_spaces(processes)?;
         self.plan_stage(processes, &segments)?;
         self.read_segments(&segments)?;
         self.read_system_v(processes)?;
@@ -306,6 +317,10 @@ impl Capture<'_> {
         self.look_into_sockets(looker)?;
         self.resolve_sockets()?;
         self.look_into_datagrams(looker)?;
-        self.connect_ends(looker)
+        self.connect_ends(looker)?;
+        for pages in self.reader.filled()? {
+            self.stage.keep(pages, 0);
+        }
+        Ok(())
     }
 }

@@ -299,7 +299,11 @@ impl<'a> Hand<'a> {
     }
 
     fn start(&mut self, tid: Pid, ops: u64) -> Result<()> {
-        let mut registers = ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?;
+        let entered = self.threads.iter_mut().find(|(other, _)| *other == tid);
+        let mut registers = match &entered {
+            Some((_, original)) => original.registers,
+            None => ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?,
+        };
         registers.rip = self.base;
         registers.r12 = ops;
         // No call is restarted, and the trap's own number is not tried again.
@@ -311,7 +315,6 @@ impl<'a> Hand<'a> {
             ptrace::set_signal_mask(tid, ALL)?;
             ptrace::resume(tid, 0)
         };
-        let entered = self.threads.iter_mut().find(|(other, _)| *other == tid);
         if let Some((_, original)) = entered {
             original.entered = true;
         }

@@ -17,6 +17,8 @@ pub(crate) struct Machine {
     pub(crate) memory_device: u64,
     /// The kernel marks by itself what is written.
     pub(crate) marks: bool,
+    /// This process may use more processors than one.
+    pub(crate) is_parallel: bool,
 }
 
 impl Machine {
@@ -26,7 +28,9 @@ impl Machine {
             return Ok(known);
         }
         let (tail, memory_device) = (Tail::find()?, memory_device()?);
-        Ok(MACHINE.get_or_init(|| Self { tail, memory_device, marks: userfault::is_offered() }))
+        let processors = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+        let marks = userfault::is_offered();
+        Ok(MACHINE.get_or_init(|| Self { tail, memory_device, marks, is_parallel: processors > 1 }))
     }
 }
 

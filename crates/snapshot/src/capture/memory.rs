@@ -1,6 +1,7 @@
 //! Memory: which mappings there are, and what they hold.
 
 use std::fs::File;
+use std::rc::Rc;
 
 use forkyard_sys::memory::{HUGE, Pages};
 use forkyard_sys::ptrace;
@@ -13,7 +14,7 @@ use super::pool::{self, Pool};
 use super::system_v::Segment;
 use crate::ahead::{Ahead, MARKED};
 use crate::build::program::is_left_behind;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, unreadable};
 use crate::filled::Own;
 use crate::picture::{Area, AreaKind, FileRef, LooseKind, Memory};
 use crate::proc::{self, Mapping, Stat, refuse};
@@ -44,10 +45,10 @@ impl Capture<'_> {
         let mut used = Vec::new();
         let mut shared: Vec<(Key, u64)> = Vec::new();
         for stopped in processes.iter().filter(|stopped| !stopped.threads.is_empty()) {
-            for area in self.mappings(stopped.pid)? {
+            for area in self.mappings(stopped.pid)?.iter() {
                 used.push((area.start, area.end));
                 if area.inode != 0
-                    && let Some(key @ Key::Anonymous(_)) = self.loose_key(&area)
+                    && let Some(key @ Key::Anonymous(_)) = self.loose_key(area)
                 {
                     let size = area.offset.saturating_add(area.end - area.start);
                     match shared.iter_mut().find(|(other, _)| *other == key) {
@@ -83,26 +84,32 @@ impl Capture<'_> {
         Ok(())
     }
 
-    /// The mappings of a process, read once.
-    pub(super) fn mappings(&mut self, pid: Pid) -> Result<Vec<Mapping>> {
-        if let Some(known) = self.mappings.get(&pid) {
-            return Ok(known.clone());
-        }
-        let mut read = proc::mappings(pid)?;
-        if let Some(program) = self.subject.program {
-            leave_program(pid, program, &mut read)?;
-        }
-        for mapping in &mut read {
-            give_true_name(pid, mapping)?;
-            // No other's, for guests have none; that of a template that was just killed, or of this
-            // one in memory that a process left to another.
-            if mapping.flags.contains(MARKED) && !self.ahead.marks(pid) {
-                *self.ahead = Ahead::default();
-                return Err(Error::Unsteady("another fork is at an end".to_owned()));
+    /// Reads what all processes have mapped.
+    pub(super) fn read_spaces(&mut self, processes: &[Stopped]) -> Result<()> {
+        let alive = processes.iter().filter(|stopped| !stopped.threads.is_empty());
+        let alive: Vec<Pid> = alive.map(|stopped| stopped.pid).collect();
+        for (pid, (mut read, own)) in self.reader.spaces(&alive)? {
+            if let Some(program) = self.subject.program {
+                leave_program(pid, program, &mut read)?;
             }
+            for mapping in &mut read {
+                give_true_name(pid, mapping)?;
+                // No other's, for guests have none; that of a template that was just killed, or of
+                // this one in memory that a process left to another.
+                if mapping.flags.contains(MARKED) && !self.ahead.marks(pid) {
+                    *self.ahead = Ahead::default();
+                    return Err(Error::Unsteady("another fork is at an end".to_owned()));
+                }
+            }
+            self.mappings.insert(pid, Rc::new(read));
+            self.own_pages.insert(pid, own);
         }
-        self.mappings.insert(pid, read.clone());
-        Ok(read)
+        Ok(())
+    }
+
+    /// The mappings of a process.
+    pub(super) fn mappings(&self, pid: Pid) -> Result<Rc<Vec<Mapping>>> {
+        self.mappings.get(&pid).map(Rc::clone).ok_or_else(|| unreadable("/proc/PID/smaps"))
     }
 
     pub(super) fn read_memory(
@@ -110,20 +117,20 @@ impl Capture<'_> {
         pid: Pid,
         inner: u32,
         stat: &Stat,
-        mappings: Vec<Mapping>,
+        mappings: &[Mapping],
         told: &Told,
     ) -> Result<Memory> {
-        let own = Own::read(pid)?;
-        let mut pool = Pool::plan(self.stage, &mappings, &own)?;
+        let own = self.own_pages.remove(&pid).ok_or_else(|| unreadable("/proc/PID/pagemap"))?;
+        let mut pool = Pool::plan(self.stage, mappings, &own)?;
         let mut areas = Vec::with_capacity(mappings.len());
         for mapping in mappings {
             // Another address space of the kernel's, the same for all.
             if mapping.name == b"[vsyscall]" {
                 continue;
             }
-            areas.push(self.read_area(pid, inner, stat, (&own, &mut pool), &mapping)?);
+            areas.push(self.read_area(pid, inner, stat, (&own, &mut pool), mapping)?);
         }
-        pool.read(pid, self.stage)?;
+        pool.read(pid, self.stage, self.reader)?;
         let field = |number| stat.field(number);
         Ok(Memory {
             areas,

@@ -6,7 +6,7 @@
 use forkyard_sys::memory::Pages;
 use rustix::process::Pid;
 
-use super::memory::Source;
+use super::reader::{Parts, Reader};
 use crate::ahead::is_plain;
 use crate::error::{Context, Result};
 use crate::filled::Own;
@@ -20,8 +20,7 @@ const MOST: u64 = 2048;
 pub(super) struct Pool {
     start: u64,
     next: u64,
-    /// Addresses there and here, and lengths.
-    parts: Vec<(u64, u64, u64)>,
+    parts: Parts,
 }
 
 impl Pool {
@@ -59,15 +58,15 @@ impl Pool {
         ranges.iter().map(place).collect()
     }
 
-    /// Reads all of it.
-    pub(super) fn read(self, pid: Pid, stage: &Stage) -> Result<()> {
+    /// Has all of it read.
+    pub(super) fn read(self, pid: Pid, stage: &Stage, reader: &mut Reader) -> Result<()> {
         if self.next == self.start {
             return Ok(());
         }
-        let mut pages = Pages::map(self.start, self.next - self.start, false)
+        let pages = Pages::map(self.start, self.next - self.start, false)
             .context(|| format!("mapping {} bytes", self.next - self.start))?;
-        Source::Readable(pid).fill(&mut pages, &self.parts)?;
-        stage.keep(pages, self.parts.iter().map(|(.., length)| length).sum());
+        stage.count(self.parts.iter().map(|(.., length)| length).sum());
+        reader.fill(pid, pages, self.parts);
         Ok(())
     }
 }

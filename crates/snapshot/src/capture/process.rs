@@ -56,19 +56,27 @@ impl Capture<'_> {
         let length = asked + if shared_pages > 0 { shared_pages + THREAD_ROOM } else { 0 };
         let mut hand = Hand::new(self.tree, self.tail, pid, vdso, length, (inner, &stat.name))?;
         // All at the same time: most of what a thread takes is to be woken.
+        let mut begun = Vec::with_capacity(stopped.threads.len());
+        for &tid in &stopped.threads {
+            begun.push(thread::begin(&mut hand, tid)?);
+        }
         let room = |n: usize| LEADER_ROOM + n as u64 * THREAD_ROOM;
         let others = stopped.threads.iter().enumerate().skip(1);
-        let others: Vec<_> = others
-            .map(|(n, tid)| thread::begin(&mut hand, *tid, room(n)))
-            .collect::<Result<_>>()?;
+        let others: Vec<_> =
+            others.map(|(n, tid)| thread::ask(&mut hand, *tid, room(n))).collect::<Result<_>>()?;
         let leader = ask_leader(&mut hand, pid, status)?;
         self.read_stops(&mut hand, pid)?;
-        let first = thread::begin(&mut hand, pid, room(0))?;
+        let mut answers = vec![leader.thread];
+        for asked in others {
+            let mut data = vec![0; thread::LENGTH];
+            answers.push((hand.answer(&asked, &mut data)?, data));
+        }
         let mut threads = Vec::with_capacity(stopped.threads.len());
         let mut ids = BTreeMap::new();
         let mut locked = 0;
-        for (begun, &tid) in std::iter::once(first).chain(others).zip(&stopped.threads) {
-            let (mut thread, general, status) = thread::finish(&hand, pid, begun)?;
+        for ((begun, (results, data)), &tid) in begun.into_iter().zip(answers).zip(&stopped.threads)
+        {
+            let (mut thread, general, status) = thread::finish(pid, begun, &results, &data)?;
             if status.number("Seccomp_filters") > 1 {
                 return Err(refuse(inner, &stat.name, OWN_FILTER));
             }
@@ -92,7 +100,7 @@ impl Capture<'_> {
             no_exec_gain: leader.no_exec_gain,
             no_huge_pages: status.words("THP_enabled").next() == Some("0"),
         };
-        let memory = self.read_memory(pid, inner, stat, mappings, &told)?;
+        let memory = self.read_memory(pid, inner, stat, &mappings, &told)?;
         Ok(Alive {
             threads,
             memory,
@@ -152,15 +160,19 @@ struct Leader {
     no_exec_gain: u32,
     barriers: u32,
     processor_state: u64,
+    /// What its thread answered, for [`thread::finish`].
+    thread: (Vec<i64>, Vec<u8>),
 }
 
+/// Asks the leader about its process and its thread.
 fn ask_leader(hand: &mut Hand<'_>, pid: Pid, status: &Status) -> Result<Leader> {
     let caught = status.hexadecimal("SigCgt");
     let ignored = status.hexadecimal("SigIgn");
     let asked: Vec<u32> = (1..=64).filter(|n| *n == CHILD || caught >> (n - 1) & 1 == 1).collect();
     let count = 3 + asked.len() + 6;
-    let data_at = hand.data_address(0, count);
-    let mut ops = Vec::with_capacity(count);
+    let data_at = hand.data_address(0, count + thread::QUESTIONS);
+    let of_thread = thread::questions(data_at + LENGTH as u64);
+    let mut ops = Vec::with_capacity(count + thread::QUESTIONS);
     for which in 0..3_u64 {
         let at = data_at + TIMERS as u64 + which * 32;
         ops.push(Op::call(libc::SYS_getitimer, [which, at, 0, 0, 0, 0]).keep());
@@ -177,8 +189,10 @@ fn ask_leader(hand: &mut Hand<'_>, pid: Pid, status: &Status) -> Result<Leader> 
     ops.push(Op::call(libc::SYS_brk, [0; 6]).keep());
     ops.push(prctl(libc::PR_GET_DUMPABLE, 0));
     ops.push(prctl(libc::PR_GET_CHILD_SUBREAPER, data_at + SUBREAPER as u64));
-    let mut data = vec![0; LENGTH];
-    let results = hand.ask(pid, 0, &ops, &mut data)?;
+    ops.extend(of_thread);
+    let mut data = vec![0; LENGTH + thread::LENGTH];
+    let mut results = hand.ask(pid, 0, &ops, &mut data)?;
+    let of_thread = (results.split_off(count), data.split_off(LENGTH));
     let word = |at: usize| {
         let bytes = data.get(at..at + 8).unwrap_or_default();
         u64::from_le_bytes(bytes.try_into().unwrap_or_default())
@@ -216,6 +230,7 @@ fn ask_leader(hand: &mut Hand<'_>, pid: Pid, status: &Status) -> Result<Leader> 
         no_exec_gain: result(4).max(0) as u32,
         barriers: result(6).max(0) as u32,
         processor_state: word(STATE),
+        thread: of_thread,
     })
 }
 

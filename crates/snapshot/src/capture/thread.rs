@@ -19,18 +19,22 @@ const STACK: usize = 0;
 const CLEAR_TID: usize = 24;
 const DEATH_SIGNAL: usize = 32;
 const TSC: usize = 40;
-const LENGTH: usize = 48;
 
-/// A thread that is being asked.
+/// How many questions there are.
+pub(super) const QUESTIONS: usize = 6;
+
+/// Length of the data.
+pub(super) const LENGTH: usize = 48;
+
+/// A thread as it was before it was asked anything.
 pub(super) struct Begun {
     tid: Pid,
     original: Original,
     extended: Vec<u8>,
-    asked: Asked,
 }
 
-/// Begins to read a thread, with room at `at` for what it is asked.
-pub(super) fn begin(hand: &mut Hand<'_>, tid: Pid, at: u64) -> Result<Begun> {
+/// Reads what would be lost when a thread is asked something.
+pub(super) fn begin(hand: &mut Hand<'_>, tid: Pid) -> Result<Begun> {
     // Before the stub: these are the thread's own.
     let original = hand.original(tid)?;
     let extended =
@@ -38,31 +42,39 @@ pub(super) fn begin(hand: &mut Hand<'_>, tid: Pid, at: u64) -> Result<Begun> {
     if ptrace::uses_tiles(&extended) {
         return Err(hand.refuse("it is in the middle of work with matrix registers (AMX)"));
     }
-    let data_at = hand.data_address(at, 6);
+    Ok(Begun { tid, original, extended })
+}
+
+/// What a thread is asked, with its data at this address.
+pub(super) fn questions(data_at: u64) -> [Op; QUESTIONS] {
     let prctl =
         |what: i32, arg: u64| Op::call(libc::SYS_prctl, [what as u64, arg, 0, 0, 0, 0]).keep();
-    let ops = [
+    [
         Op::call(libc::SYS_sigaltstack, [0, data_at + STACK as u64, 0, 0, 0, 0]).keep(),
         prctl(libc::PR_GET_TID_ADDRESS, data_at + CLEAR_TID as u64),
         prctl(libc::PR_GET_PDEATHSIG, data_at + DEATH_SIGNAL as u64),
         prctl(libc::PR_GET_TIMERSLACK, 0),
         prctl(libc::PR_GET_SECUREBITS, 0),
         prctl(libc::PR_GET_TSC, data_at + TSC as u64),
-    ];
-    let asked = hand.begin(tid, at, &ops, &[0; LENGTH])?;
-    Ok(Begun { tid, original, extended, asked })
+    ]
 }
 
-/// Reads a thread but for its general registers, which are given as they were found.
+/// Begins to ask a thread, with room at `at` for what it is asked.
+pub(super) fn ask(hand: &mut Hand<'_>, tid: Pid, at: u64) -> Result<Asked> {
+    let questions = questions(hand.data_address(at, QUESTIONS));
+    hand.begin(tid, at, &questions, &[0; LENGTH])
+}
+
+/// Reads a thread but for its general registers, which are given as they were found; `results` and
+/// `data` are what it answered.
 pub(super) fn finish(
-    hand: &Hand<'_>,
     pid: Pid,
     begun: Begun,
+    results: &[i64],
+    data: &[u8],
 ) -> Result<(Thread, Registers, Status)> {
-    let Begun { tid, original: Original { registers, mask, rseq, .. }, extended, asked } = begun;
+    let Begun { tid, original: Original { registers, mask, rseq, .. }, extended } = begun;
     let failed = |what: &'static str| move || format!("{what} of thread {tid}");
-    let mut data = vec![0; LENGTH];
-    let results = hand.answer(&asked, &mut data)?;
     let word = |at: usize| {
         let bytes = data.get(at..at + 8).unwrap_or_default();
         u64::from_le_bytes(bytes.try_into().unwrap_or_default())
