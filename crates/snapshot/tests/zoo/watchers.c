@@ -8,8 +8,11 @@
 
 static volatile int stop;
 
+/* Its tracer has no number here. For a moment when one comes or goes, the kernel takes the parent
+   for it. */
 static void *looks(void *arg) {
-    char text[4096];
+    char text[4096], parent[32];
+    snprintf(parent, sizeof parent, "TracerPid:\t%d\n", getppid());
     while (!stop) {
         int file = open("/proc/self/status", O_RDONLY);
         MUST(file >= 0);
@@ -17,7 +20,8 @@ static void *looks(void *arg) {
         close(file);
         MUST(length > 0);
         text[length] = 0;
-        if (strstr(text, "TracerPid:\t0\n") == NULL) zoo_fail("%d bytes of status: %s", length, text);
+        if (strstr(text, "TracerPid:\t0\n") == NULL && strstr(text, parent) == NULL)
+            zoo_fail("%d bytes of status: %s", length, text);
     }
     return arg;
 }
