@@ -50,7 +50,7 @@ pub(crate) struct Held {
 }
 
 /// Copies of less memory than this, in bytes, are made again as fast as they are found again.
-const LASTING: u64 = 8 << 20;
+const LASTING: u64 = 2 << 20;
 
 /// How often it is tried when processes come and go.
 const TRIES: u32 = 20;
