@@ -18,6 +18,7 @@ use forkyard_sys::memory::{HUGE, Pages};
 use forkyard_sys::remote::{PageRange, page};
 use forkyard_sys::stub::Op;
 use forkyard_sys::userfault::{self, Marks};
+use rustix::fs::OFlags;
 use rustix::process::Pid;
 
 use crate::capture::Subject;
@@ -25,7 +26,7 @@ use crate::error::{Context, Error, Result};
 use crate::filled::{Filled, filled};
 use crate::inject::{Hand, Tail};
 use crate::machine::Machine;
-use crate::proc::{self, Mapping, Stat, Status};
+use crate::proc::{self, FdInfo, Mapping, Stat, Status};
 use crate::seize::{Scope, Tree};
 use crate::stage::Stage;
 
@@ -125,6 +126,10 @@ impl Ahead {
         for (pid, begun) in large {
             // Whatever fails is done when the process is stopped.
             let _ = self.copy_process(pid, begun, &machine.tail, stage);
+            // Looked for when pages were marked: until then, it may have had some filled so.
+            if fills_by_device(pid) {
+                self.processes.remove(&pid);
+            }
         }
         stage.keep_only(&self.mirrors())?;
         Ok(is_much)
@@ -339,6 +344,15 @@ impl Copied {
     }
 }
 
+/// Whether devices may write to a process's memory, as they do for files that are open with
+/// `O_DIRECT`. Pages that are lent to a device when they are marked are filled without a mark.
+fn fills_by_device(pid: Pid) -> bool {
+    let direct = |number| {
+        FdInfo::read(pid, number).is_ok_and(|info| info.flags & OFlags::DIRECT.bits() != 0)
+    };
+    proc::numbers(pid, "fd").is_ok_and(|numbers| numbers.into_iter().any(direct))
+}
+
 /// When a process began, if it has much memory of its own.
 fn large(pid: Pid) -> Option<u64> {
     let status = Status::read(pid).ok()?;
@@ -370,7 +384,8 @@ fn mark(pid: Pid, tail: &Tail) -> Result<Marks> {
     let tree = Tree::stop(Scope::One(pid))?;
     let stopped = tree.processes().into_iter().next().filter(|stopped| !stopped.threads.is_empty());
     let stopped = stopped.ok_or_else(|| Error::Unsteady("a process is gone".to_owned()))?;
-    let vdso = proc::vdso(pid)?;
+    let no_vdso = || Error::Unsteady("a process has no vDSO".to_owned());
+    let vdso = tail.vdso(&proc::places(pid)?).ok_or_else(no_vdso)?;
     tail.check_unused(vdso, &stopped.threads)?;
     let mut hand = Hand::new(&tree, tail, pid, vdso, 4096, (0, b""))?;
     let call = Op::call(libc::SYS_userfaultfd, [u64::from(userfault::FLAGS), 0, 0, 0, 0, 0]);

@@ -7,6 +7,8 @@
 //! At no moment would it do harm if the tracer were killed: the stub ends by giving the thread
 //! back what it was, see [`forkyard_sys::stub`].
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -19,7 +21,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 use crate::error::{Context, Error, Result};
 use crate::interrupted::{hide_stop, leave_sequence, restart};
-use crate::proc::refuse;
+use crate::proc::{Mapping, refuse};
 use crate::seize::{Tree, await_event};
 
 /// How long a few system calls may take.
@@ -33,6 +35,8 @@ const ALL: u64 = u64::MAX;
 /// The unused end of the vDSO, as it is in every process of this kernel.
 #[derive(Clone, Debug)]
 pub(crate) struct Tail {
+    /// How long the vDSO is as a whole.
+    length: u64,
     /// From the vDSO's beginning.
     offset: u64,
     /// What is there.
@@ -59,11 +63,18 @@ impl Tail {
         if bytes.len() < stub::code().len() + 8 * size_of::<Op>() + size_of::<Registers>() {
             return Err(failed());
         }
-        Ok(Self { offset: offset as u64, bytes })
+        Ok(Self { length: length as u64, offset: offset as u64, bytes })
     }
 }
 
 impl Tail {
+    /// Where a process with these mappings has its vDSO, if that is whole and can be executed.
+    pub(crate) fn vdso(&self, mappings: &[Mapping]) -> Option<u64> {
+        let found = mappings.iter().find(|area| area.name == b"[vdso]")?;
+        let is_whole = found.end - found.start == self.length;
+        (is_whole && found.permissions.get(2) == Some(&b'x')).then_some(found.start)
+    }
+
     /// Makes sure that none of these threads is there, on its way back from the stub of a tracer
     /// that was killed: what it goes through must not be overwritten.
     pub(crate) fn check_unused(&self, vdso: u64, threads: &[Pid]) -> Result<()> {
@@ -113,6 +124,8 @@ pub(crate) struct Hand<'a> {
     length: u64,
     /// Threads that are in the stub, with what they were.
     threads: Vec<(Pid, Original)>,
+    /// Threads that stopped in the stub for a signal that it ran into.
+    faulted: RefCell<HashSet<Pid>>,
     /// The process's id inside and its name, for messages.
     who: (u32, &'a [u8]),
 }
@@ -155,8 +168,9 @@ impl<'a> Hand<'a> {
         let memory = open_memory(pid)?;
         let base = vdso + tail.offset;
         let length = length.next_multiple_of(PAGE);
-        let threads = Vec::new();
-        let mut hand = Self { tree, pid, memory, tail, base, area: 0, length, threads, who };
+        let (threads, faulted) = (Vec::new(), RefCell::default());
+        let mut hand =
+            Self { tree, pid, memory, tail, base, area: 0, length, threads, faulted, who };
         let map = Op::call(
             libc::SYS_mmap,
             [
@@ -304,6 +318,7 @@ impl<'a> Hand<'a> {
             Some((_, original)) => original.registers,
             None => ptrace::registers(tid).context(|| "PTRACE_GETREGS".to_owned())?,
         };
+        self.faulted.get_mut().remove(&tid);
         registers.rip = self.base;
         registers.r12 = ops;
         // No call is restarted, and the trap's own number is not tried again.
@@ -341,9 +356,14 @@ impl<'a> Hand<'a> {
                 Ok(Some((_, Change::Gone))) => {
                     return Err(Error::Unsteady("a process was killed".to_owned()));
                 }
+                // It cannot be blocked: taken back, so that the thread finds out of the stub.
+                Ok(Some((_, Change::Signal(libc::SIGSTOP)))) => {
+                    self.tree.stop_later(self.pid);
+                    ptrace::resume(tid, 0).context(|| "PTRACE_CONT".to_owned())?;
+                }
+                // What the stub runs into itself. It is where its registers can be set.
                 Ok(Some((_, Change::Signal(signal)))) => {
-                    // Only one that cannot be blocked: it is stopped from elsewhere.
-                    self.tree.owe(tid, signal);
+                    self.faulted.borrow_mut().insert(tid);
                     return Err(Error::Unsteady(format!("a process got signal {signal}")));
                 }
                 Ok(Some(_)) => {
@@ -365,7 +385,11 @@ impl<'a> Hand<'a> {
 
     /// Gives all threads back what they were.
     pub(crate) fn close(mut self) -> Result<()> {
-        self.give_back()
+        self.give_back()?;
+        if self.tree.is_to_stop(self.pid) {
+            return Err(Error::Unsteady("a process is being stopped by a signal".to_owned()));
+        }
+        Ok(())
     }
 
     fn give_back(&mut self) -> Result<()> {
@@ -396,12 +420,11 @@ impl<'a> Hand<'a> {
     /// Takes threads out of their traps: registers that say which call was interrupted can be set
     /// where a thread stops for us, but not in the middle of a call.
     fn release(&self, threads: &[(Pid, Original)]) -> Result<()> {
-        // One that is about to get a signal goes on when that is delivered.
-        let inside = threads
-            .iter()
-            .filter(|(tid, original)| original.entered && !self.tree.owes(*tid))
-            .collect::<Vec<_>>();
+        let inside = threads.iter().filter(|(_, original)| original.entered).collect::<Vec<_>>();
         let leave = |tid| {
+            if self.faulted.borrow().contains(&tid) {
+                return Ok(());
+            }
             let mut out = ptrace::registers(tid)?;
             out.orig_rax = u64::MAX;
             ptrace::set_registers(tid, &out)?;
@@ -412,7 +435,9 @@ impl<'a> Hand<'a> {
         let left = inside.iter().map(|(tid, _)| leave(*tid)).collect::<Vec<_>>();
         for ((tid, original), left) in inside.iter().zip(left) {
             let restored = left.context(|| "leaving the stub".to_owned()).and_then(|()| {
-                self.wait(*tid, |change| matches!(change, Change::Interrupted { .. }))?;
+                if !self.faulted.borrow_mut().remove(tid) {
+                    self.wait(*tid, |change| matches!(change, Change::Interrupted { .. }))?;
+                }
                 // In this order: with its own mask the stub would still bring it back, not so
                 // without.
                 ptrace::set_signal_mask(*tid, original.mask)

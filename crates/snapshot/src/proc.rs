@@ -221,13 +221,6 @@ pub(crate) fn places(pid: Pid) -> Result<Vec<Mapping>> {
     all.ok_or_else(|| unreadable("/proc/PID/maps"))
 }
 
-/// Where a process has its vDSO.
-pub(crate) fn vdso(pid: Pid) -> Result<u64> {
-    let all = places(pid)?;
-    let found = all.iter().find(|mapping| mapping.name == b"[vdso]");
-    found.map(|mapping| mapping.start).ok_or_else(|| unreadable("/proc/PID/maps"))
-}
-
 pub(crate) fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
     let mut all: Vec<Mapping> = Vec::new();
     let mut rest = bytes;
@@ -237,14 +230,13 @@ pub(crate) fn parse_mappings(bytes: &[u8]) -> Option<Vec<Mapping>> {
         rest = rest.get(end + 1..).unwrap_or_default();
         // Lines of a mapping begin with its address, in small letters; all others with a name.
         let (place, value) = match line.first() {
-            None => continue,
             Some(first) if !first.is_ascii_uppercase() => {
                 all.push(parse_mapping(line)?);
                 continue;
             }
             // Most of them are of no interest.
             Some(b'A' | b'P' | b'S' | b'V') => line.split_at(memchr(b':', line)? + 1),
-            Some(_) => continue,
+            None | Some(_) => continue,
         };
         let last = all.last_mut()?;
         let [clean, dirty] = &mut last.common;

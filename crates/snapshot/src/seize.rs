@@ -1,13 +1,13 @@
 //! Stopping all processes of a sandbox, and letting them go on.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use forkyard_sys::ptrace::{self, Change, Reaper};
 use forkyard_sys::remote::{self, Kind};
-use forkyard_sys::signal;
+use forkyard_sys::{process, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 
@@ -82,8 +82,8 @@ pub(crate) struct Tree {
     threads: HashMap<Pid, Thread>,
     zombies: Vec<Pid>,
     events: OwnedFd,
-    /// Signals that were on their way to a thread when it was stopped.
-    owed: RefCell<HashMap<Pid, i32>>,
+    /// Processes whose stop for job control was taken back for as long as they are traced.
+    to_stop: RefCell<HashSet<Pid>>,
     /// All threads are what they shall be when they go on.
     settled: bool,
     /// While threads are still being seized.
@@ -109,7 +109,7 @@ impl Tree {
             threads: HashMap::new(),
             zombies: Vec::new(),
             events,
-            owed: RefCell::default(),
+            to_stop: RefCell::default(),
             settled: false,
             reaper: Some(ptrace::reap_meanwhile().context(|| "setitimer".to_owned())?),
         };
@@ -141,14 +141,15 @@ impl Tree {
         self.threads.keys().any(|tid| is_gone(*tid))
     }
 
-    /// Notes a signal that a stopped thread gets when it is let go.
-    pub(crate) fn owe(&self, tid: Pid, signal: i32) {
-        self.owed.borrow_mut().insert(tid, signal);
+    /// Notes a process that is sent SIGSTOP again when all are let go: nobody sends it SIGCONT
+    /// before.
+    pub(crate) fn stop_later(&self, pid: Pid) {
+        self.to_stop.borrow_mut().insert(pid);
     }
 
-    /// Whether it gets one.
-    pub(crate) fn owes(&self, tid: Pid) -> bool {
-        self.owed.borrow().contains_key(&tid)
+    /// Whether it is.
+    pub(crate) fn is_to_stop(&self, pid: Pid) -> bool {
+        self.to_stop.borrow().contains(&pid)
     }
 
     /// The processes, parents before their children.
@@ -343,14 +344,17 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        let owed = self.owed.get_mut();
+        for pid in std::mem::take(self.to_stop.get_mut()) {
+            // One that is gone needs no signal.
+            let _ = process::kill(pid.as_raw_nonzero().get(), libc::SIGSTOP);
+        }
         for (tid, thread) in &self.threads {
             // One that has not stopped cannot be let go yet.
             if thread.stopped {
                 if !self.settled {
                     keep_from_telling(*tid);
                 }
-                let _ = ptrace::detach(*tid, owed.get(tid).copied().unwrap_or_default());
+                let _ = ptrace::detach(*tid, 0);
             }
         }
         let late = self.threads.iter().filter(|(_, thread)| !thread.stopped);

@@ -208,8 +208,9 @@ pub fn set_signal_mask(tid: Tid, mask: u64) -> io::Result<()> {
 /// A `siginfo_t` as the kernel has it.
 pub type SignalInfo = [u8; 128];
 
-/// Signals that wait for delivery: of the thread, or those of its whole process, oldest first.
-pub fn pending_signals(tid: Tid, of_process: bool) -> io::Result<Vec<SignalInfo>> {
+/// Signals that wait for delivery: of the thread, or those of its whole process, oldest first; not
+/// many more than `most`, for the time that it takes grows with the square of their number.
+pub fn pending_signals(tid: Tid, of_process: bool, most: usize) -> io::Result<Vec<SignalInfo>> {
     let mut all = Vec::new();
     loop {
         let mut chunk = [[0_u8; 128]; 32];
@@ -233,7 +234,7 @@ pub fn pending_signals(tid: Tid, of_process: bool) -> io::Result<Vec<SignalInfo>
         }
         let count = (count as usize).min(chunk.len());
         all.extend_from_slice(chunk.get(..count).unwrap_or_default());
-        if count < chunk.len() {
+        if count < chunk.len() || all.len() > most {
             return Ok(all);
         }
     }

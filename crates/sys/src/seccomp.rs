@@ -10,6 +10,8 @@
 //! | `io_uring_*` | `ENOSYS` | runtimes fall back to epoll; rings cannot be forked live |
 //! | `io_setup` | `ENOSYS` | the host has a number of these (`fs.aio-max-nr`) for all users together: one guest could take them all; libaio's users fall back |
 //! | `memfd_secret` | `ENOSYS` | its memory can be read by nobody else, so not be forked |
+//! | `landlock_*` | `ENOSYS` | nobody can read what a process denies itself by them: its clone would have more rights than it |
+//! | `modify_ldt` | `ENOSYS` | segments are for 32-bit programs, and not seen from outside either |
 //! | `clone3` | `ENOSYS` | its flags lie in memory, where a filter cannot look; libc falls back to `clone` |
 //! | `clone` with a namespace flag, `unshare`, `setns`, mounts, modules, keys, bpf, perf, ... | `EPERM` | as Docker |
 //! | `socket`, `socketpair` of other families than Unix, IPv4, IPv6, netlink, packet | `EAFNOSUPPORT` | Docker stops only vsock and alg; the rest (tipc, rds, can, ...) load modules on demand and serve no guest |

@@ -68,6 +68,10 @@ const REFUSED: &[Call] = &[
     ("io_uring_enter", libc::SYS_io_uring_enter, [u64::MAX, 0, 0], libc::ENOSYS),
     ("io_uring_register", libc::SYS_io_uring_register, [u64::MAX, 0, 0], libc::ENOSYS),
     ("memfd_secret", libc::SYS_memfd_secret, [u64::MAX, 0, 0], libc::ENOSYS),
+    ("landlock_create_ruleset", libc::SYS_landlock_create_ruleset, [0, 0, 1], libc::ENOSYS),
+    ("landlock_restrict_self", libc::SYS_landlock_restrict_self, [u64::MAX, 0, 0], libc::ENOSYS),
+    #[cfg(target_arch = "x86_64")]
+    ("modify_ldt", libc::SYS_modify_ldt, [0, 0, 0], libc::ENOSYS),
     ("a call of the future", 600, [0, 0, 0], libc::ENOSYS),
     ("AF_ALG", libc::SYS_socket, [38, 5, 0], libc::EAFNOSUPPORT),
     ("AF_VSOCK", libc::SYS_socket, [40, 1, 0], libc::EAFNOSUPPORT),

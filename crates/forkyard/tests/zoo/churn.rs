@@ -3,24 +3,19 @@
 
 use forkyard_testkit::TestServer;
 
-use super::{end, fork, goes_on, output, refused_with, start};
+use super::{end, output, refused_with, start, survives_forks};
 
 /// Forks of one sandbox in which something is always in the middle of a change.
 const FORKS: usize = 4;
 
 #[test]
 fn processes_that_come_and_go_all_the_time_are_forked() {
-    let server = TestServer::start();
-    let source = start(&server, "churn", &[], &[]);
-    for _ in 1..FORKS {
-        for id in fork(&server, &source) {
-            server.ok(&["exec", &id, "--", "touch", "/root/forked"]);
-            let (output, code) = end(&server, &id);
-            assert!(code == 0 && output.ends_with("ok\n"), "a clone: {code}, {output}");
-            server.ok(&["rm", &id]);
-        }
-    }
-    goes_on(&server, "churn", &source, "1");
+    survives_forks("churn", FORKS);
+}
+
+#[test]
+fn a_process_that_is_stopped_again_and_again_comes_to_no_harm() {
+    survives_forks("stopped_again", 4 * FORKS);
 }
 
 #[test]
@@ -60,6 +55,8 @@ fn what_cannot_be_forked_of_processes_and_threads_is_refused_by_name() {
         ("memory", "it shares its memory with process 4"),
         ("descriptors", "it shares its table of descriptors with process 4"),
         ("dispatch", "it has its system calls turned into signals"),
+        ("vdso", "it has no vDSO that can be executed"),
+        ("signals", "more than 1024 signals wait for it"),
     ] {
         refused_with("refused_task", text, &[], &["-e", &format!("KIND={kind}")]);
     }

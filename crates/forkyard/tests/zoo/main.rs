@@ -73,6 +73,23 @@ pub fn goes_on(server: &TestServer, program: &str, source: &str, command: &str) 
     }
 }
 
+/// Forks a program that is always in the middle of something, and has it go on after each fork; what
+/// its clones say is checked each time, what it says itself at the end.
+#[track_caller]
+pub fn survives_forks(program: &str, forks: usize) {
+    let server = TestServer::start();
+    let source = start(&server, program, &[], &[]);
+    for _ in 1..forks {
+        for id in fork(&server, &source) {
+            server.ok(&["exec", &id, "--", "touch", "/root/forked"]);
+            let (output, code) = end(&server, &id);
+            assert!(code == 0 && output.ends_with("ok\n"), "a clone: {code}, {output}");
+            server.ok(&["rm", &id]);
+        }
+    }
+    goes_on(&server, program, &source, "1");
+}
+
 /// Forking a program of the zoo is refused with this text, and does it no harm.
 #[track_caller]
 pub fn refused(program: &str, text: &str) {

@@ -1,6 +1,6 @@
 //! Memory of one process.
 
-use super::{survives, survives_with};
+use super::{survives, survives_forks, survives_with};
 
 #[test]
 fn fork_keeps_what_is_special_about_private_memory() {
@@ -20,6 +20,11 @@ fn fork_keeps_mapped_files_with_changes_deleted_and_replaced() {
 #[test]
 fn fork_takes_memory_of_one_moment_while_it_is_written() {
     survives("busy_memory");
+}
+
+#[test]
+fn fork_takes_memory_that_a_device_fills() {
+    survives_forks("direct", 5);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! of the process that added it, and a pidfd is not there before its process.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use forkyard_sys::events::{self, set_next_watch, set_timer_ticks};
 use forkyard_sys::process::{self, CloneFlags, SingleThreaded};
@@ -221,6 +221,14 @@ fn add_watch(inotify: BorrowedFd<'_>, watch: &Watch) -> Result<()> {
 
 /// Adds an entry. One for one event that has been told waits for nothing until it is set again.
 fn add(poll: BorrowedFd<'_>, target: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
+    let failed = || format!("having an epoll descriptor wait for descriptor {}", entry.number);
+    let number = entry.number.cast_signed();
+    // The target has that number meanwhile.
+    let elsewhere = (poll.as_raw_fd() == number)
+        .then(|| rustix::io::fcntl_dupfd_cloexec(poll, 0))
+        .transpose()
+        .context(failed)?;
+    let poll = elsewhere.as_ref().map_or(poll, AsFd::as_fd);
     let data = epoll::EventData::new_u64(entry.data);
     let told = entry.events & ALWAYS == 0;
     let all = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP;
@@ -239,6 +247,5 @@ fn add(poll: BorrowedFd<'_>, target: BorrowedFd<'_>, entry: &Entry) -> Result<()
         }
         Ok(())
     };
-    events::with_number(target, entry.number.cast_signed(), add)
-        .context(|| format!("having an epoll descriptor wait for descriptor {}", entry.number))
+    events::with_number(target, number, add).context(failed)
 }

@@ -46,8 +46,8 @@ impl Capture<'_> {
         let inner = status.inner_id("NSpid");
         self.check(stopped, status, stat, inner)?;
         let mappings = self.mappings(pid)?;
-        let vdso = mappings.iter().find(|area| area.name == b"[vdso]");
-        let vdso = vdso.ok_or_else(|| refuse(inner, &stat.name, "it has no vDSO"))?.start;
+        let no_vdso = || refuse(inner, &stat.name, "it has no vDSO that can be executed");
+        let vdso = self.tail.vdso(&mappings).ok_or_else(no_vdso)?;
         self.tail.check_unused(vdso, &stopped.threads)?;
         // Whole files are read by descriptors, where there are any, and not page by page.
         let descriptors = self.read_descriptors(pid, inner, &stat.name)?;
@@ -81,6 +81,7 @@ impl Capture<'_> {
                 return Err(refuse(inner, &stat.name, OWN_FILTER));
             }
             locked = status.number("VmLck");
+            thread.pending = signals::pending(tid, false, (inner, &stat.name))?;
             let who = &mut thread.credentials;
             who.uids = who.uids.map(|id| self.users.inside(id));
             who.gids = who.gids.map(|id| self.groups.inside(id));
@@ -92,7 +93,8 @@ impl Capture<'_> {
         let lock_future = lock_future(pid, &hand, &mappings, locked)?;
         self.read_shared(&mut hand, pid, asked, &mappings)?;
         hand.close()?;
-        let pending = signals::settle(&mut threads, signals::pending(pid, true)?, &leader.actions);
+        let of_process = signals::pending(pid, true, (inner, &stat.name))?;
+        let pending = signals::settle(&mut threads, of_process, &leader.actions);
         let threads = threads.into_iter().map(|(thread, _)| thread).collect();
         let told = Told {
             brk: leader.brk,

@@ -122,7 +122,9 @@ impl Thread {
         let work_all = move || {
             // Who does not want it any more is gone.
             let tell = |done| drop(results.send(done));
-            todo.into_iter().for_each(|job| work(job, tell));
+            for job in todo {
+                work(job, tell);
+            }
         };
         let handle = std::thread::Builder::new().name("reader".to_owned()).spawn(work_all)?;
         Ok(Self { jobs, done, handle })

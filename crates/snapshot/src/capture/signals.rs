@@ -6,12 +6,19 @@ use rustix::process::Pid;
 use crate::error::{Context, Result};
 use crate::interrupted::{interrupt, restart};
 use crate::picture::{Signal, SignalAction, Thread};
+use crate::proc::refuse;
 use crate::registers;
 
-/// Signals that wait for a thread, or for its process.
-pub(super) fn pending(tid: Pid, of_process: bool) -> Result<Vec<Signal>> {
-    let signals = ptrace::pending_signals(tid, of_process);
+/// More that wait are refused: the kernel walks through all of them for each that it tells.
+const MOST: usize = 1024;
+
+/// Signals that wait for a thread, or for its process; `who` has its id inside and its name.
+pub(super) fn pending(tid: Pid, of_process: bool, who: (u32, &[u8])) -> Result<Vec<Signal>> {
+    let signals = ptrace::pending_signals(tid, of_process, MOST);
     let signals = signals.context(|| "PTRACE_PEEKSIGINFO".to_owned())?;
+    if signals.len() > MOST {
+        return Err(refuse(who.0, who.1, format!("more than {MOST} signals wait for it")));
+    }
     Ok(signals.into_iter().map(|info| Signal(info.to_vec())).collect())
 }
 

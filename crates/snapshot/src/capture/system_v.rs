@@ -166,7 +166,9 @@ impl Capture<'_> {
             self.picture.semaphores.push(Semaphores { object, values, used });
         }
         if self.picture.semaphores.iter().any(|semaphores| semaphores.used) {
-            processes.iter().try_for_each(|stopped| check_adjustments(stopped, self.subject.init))?;
+            processes
+                .iter()
+                .try_for_each(|stopped| check_adjustments(stopped, self.subject.init))?;
         }
         let mut total = 0;
         for line in table("msg")? {

@@ -5,7 +5,7 @@ use forkyard_sys::stub::Op;
 use forkyard_sys::{remote, schedule};
 use rustix::process::Pid;
 
-use super::{attributes, signals};
+use super::attributes;
 use crate::error::{Context, Result};
 use crate::inject::{Asked, Hand, Original};
 use crate::picture::{Credentials, Scheduling, Thread};
@@ -65,8 +65,8 @@ pub(super) fn ask(hand: &mut Hand<'_>, tid: Pid, at: u64) -> Result<Asked> {
     hand.begin(tid, at, &questions, &[0; LENGTH])
 }
 
-/// Reads a thread but for its general registers, which are given as they were found; `results` and
-/// `data` are what it answered.
+/// Reads a thread but for the signals that wait for it, and for its general registers, which are
+/// given as they were found; `results` and `data` are what it answered.
 pub(super) fn finish(
     pid: Pid,
     begun: Begun,
@@ -87,7 +87,7 @@ pub(super) fn finish(
         registers: Vec::new(),
         extended,
         mask,
-        pending: signals::pending(tid, false)?,
+        pending: Vec::new(),
         alternate_stack: [word(STACK), word(STACK + 8) & 0xffff_ffff, word(STACK + 16)],
         clear_tid: word(CLEAR_TID),
         robust_list: remote::robust_list(tid).context(failed("get_robust_list"))?,

@@ -50,6 +50,9 @@ int main(void) {
     int nobody = dup(kept);
     add(moved, nobody, EPOLLIN, 16);
     close(nobody);
+    /* One for each number that whoever makes them again may have for the epoll itself. */
+    int crowd = epoll_create1(0), crowded[200];
+    for (int n = 0; n < 200; n++) add(crowd, crowded[n] = eventfd(0, EFD_NONBLOCK), EPOLLIN, 100 + n);
     int waited = eventfd(0, 0);
     add(shared, waited, EPOLLIN, 17);
     pid_t child = fork();
@@ -76,6 +79,10 @@ int main(void) {
     uint64_t some = next(moved, 0), other = next(moved, 0);
     MUST(some + other == 14 + 16 && some != other);
     MUST(epoll_ctl(moved, EPOLL_CTL_DEL, second, &event) == 0);
+    for (int n = 0; n < 200; n++) {
+        MUST(write(crowded[n], &one, 8) == 8 && next(crowd, 0) == (uint64_t)(100 + n));
+        MUST(read(crowded[n], &count, 8) == 8);
+    }
     MUST(write(waited, &one, 8) == 8);
     int status;
     MUST(waitpid(child, &status, 0) == child && status == 0);

@@ -161,6 +161,11 @@ const ABSENT: &[c_long] = &[
     libc::SYS_io_uring_register,
     libc::SYS_io_setup,
     libc::SYS_memfd_secret,
+    libc::SYS_landlock_create_ruleset,
+    libc::SYS_landlock_add_rule,
+    libc::SYS_landlock_restrict_self,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_modify_ldt,
 ];
 
 /// A list of call numbers by their libc names.
@@ -207,8 +212,7 @@ const EVERYWHERE: &[c_long] = calls! {
     SYS_timer_gettime SYS_timer_settime SYS_timerfd_create SYS_timerfd_gettime SYS_timerfd_settime
     SYS_times SYS_tkill SYS_truncate SYS_umask SYS_uname SYS_unlinkat SYS_utimensat SYS_vmsplice
     SYS_wait4 SYS_waitid SYS_write SYS_writev
-    SYS_close_range SYS_epoll_pwait2 SYS_faccessat2 SYS_futex_waitv SYS_landlock_add_rule
-    SYS_landlock_create_ruleset SYS_landlock_restrict_self SYS_openat2 SYS_pidfd_open
+    SYS_close_range SYS_epoll_pwait2 SYS_faccessat2 SYS_futex_waitv SYS_openat2 SYS_pidfd_open
     SYS_pidfd_send_signal SYS_process_mrelease
 };
 
@@ -218,7 +222,7 @@ const HERE: &[c_long] = calls! {
     SYS_access SYS_alarm SYS_arch_prctl SYS_chmod SYS_chown SYS_creat SYS_dup2 SYS_epoll_create
     SYS_epoll_ctl_old SYS_epoll_wait SYS_epoll_wait_old SYS_eventfd SYS_fork SYS_futimesat
     SYS_get_thread_area SYS_getdents SYS_getpgrp SYS_getrlimit SYS_inotify_init SYS_lchown SYS_link
-    SYS_lstat SYS_mkdir SYS_mknod SYS_modify_ldt SYS_open SYS_pause SYS_pipe SYS_poll SYS_readlink
+    SYS_lstat SYS_mkdir SYS_mknod SYS_open SYS_pause SYS_pipe SYS_poll SYS_readlink
     SYS_rename SYS_renameat SYS_rmdir SYS_select SYS_set_thread_area SYS_setrlimit SYS_signalfd
     SYS_stat SYS_symlink SYS_sync_file_range SYS_time SYS_unlink SYS_utime SYS_utimes SYS_vfork
 };
