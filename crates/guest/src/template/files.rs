@@ -30,7 +30,7 @@ impl<'a> Files<'a> {
     pub(super) fn ahead(what: &'a Take, holder: &OwnedFd) -> Result<Self, TakeError> {
         let begun = Instant::now();
         let nothing = Self { what, ahead: FilesAhead::default(), took: None };
-        if !is_large(Path::new(&what.uppers)) {
+        if !any_is_large(Path::new(&what.uppers)) {
             return Ok(nothing);
         }
         let Subjects { records, root: _root, subject, _ipc } = Subjects::ask(what, holder, TELL)?;
@@ -99,6 +99,15 @@ fn uppers(what: &Take, records: &Records) -> Vec<(PathBuf, PathBuf, String)> {
         (place(&what.uppers), place(&what.into), target.to_owned())
     });
     all.collect()
+}
+
+/// Whether any directory of a generation is, but for those that its overlays work in.
+fn any_is_large(generation: &Path) -> bool {
+    let of_overlay = |path: &PathBuf| path.extension().is_some_and(|end| end == "work");
+    std::fs::read_dir(generation).is_ok_and(|all| {
+        let paths = all.flatten().map(|entry| entry.path());
+        paths.filter(|path| !of_overlay(path)).any(|path| is_large(&path))
+    })
 }
 
 fn in_root(root: &OwnedFd, place: &str) -> PathBuf {
