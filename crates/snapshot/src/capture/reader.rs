@@ -166,3 +166,52 @@ fn work(job: Job, mut tell: impl FnMut(Done)) {
 fn lost() -> Error {
     Error::Failed { what: "reading memory".to_owned(), source: io::ErrorKind::BrokenPipe.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use forkyard_sys::remote::read_memory;
+    use rustix::process::getpid;
+
+    use super::*;
+
+    const PAGE: u64 = 4096;
+
+    #[test]
+    fn one_thread_reads_what_two_do() {
+        for (with_thread, at) in [(false, 0x4700_0000_0000), (true, 0x4800_0000_0000)] {
+            let mut reader = Reader::start(with_thread);
+            let spaces = reader.spaces(&[getpid(), getpid()]).unwrap();
+            assert_eq!(spaces.len(), 2);
+            assert!(spaces.iter().all(|(_, (all, _))| all.iter().any(|it| it.name == b"[vdso]")));
+            let source: Vec<u8> = (0..PAGE).map(|n| n as u8).collect();
+            for n in 0..2 {
+                let start = at + n * 16 * PAGE;
+                let pages = Pages::map(start, PAGE, false).unwrap();
+                reader.fill(getpid(), pages, vec![(source.as_ptr() as u64, start, PAGE)]);
+            }
+            for pages in reader.filled().unwrap() {
+                let mut bytes = vec![0; PAGE as usize];
+                let mut to = [io::IoSliceMut::new(&mut bytes)];
+                read_memory(getpid(), &[(pages.start(), PAGE as usize)], &mut to).unwrap();
+                assert!(bytes == source);
+                pages.unmap().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_leaves_nothing_mapped() {
+        let at = 0x4900_0000_0000;
+        for with_thread in [false, true] {
+            let mut reader = Reader::start(with_thread);
+            let pages = Pages::map(at, PAGE, false).unwrap();
+            reader.fill(getpid(), pages, vec![(8, at, PAGE)]);
+            assert!(reader.filled().is_err());
+            // Not waited for.
+            let pages = Pages::map(at, PAGE, false).unwrap();
+            reader.fill(getpid(), pages, vec![(8, at, PAGE)]);
+            drop(reader);
+            Pages::map(at, PAGE, false).unwrap().unmap().unwrap();
+        }
+    }
+}
