@@ -86,7 +86,8 @@ fn terminal(
     gid: u32,
 ) -> Result<(CommandEnds, ServerEnds), Failure> {
     let failed = |e: rustix::io::Errno| Failure::new("making a terminal", &e.into());
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    // Without O_CLOEXEC: here it becomes a flag of the open file, which whoever has it sees.
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
     let master = openat(
         CWD,
         "/dev/pts/ptmx",
@@ -96,6 +97,7 @@ fn terminal(
     .map_err(failed)?;
     rustix::pty::unlockpt(&master).map_err(failed)?;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).map_err(failed)?;
+    rustix::io::fcntl_setfd(&slave, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
     let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(&master, size).map_err(failed)?;
     if uid != 0 {

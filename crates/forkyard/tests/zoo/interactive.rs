@@ -116,6 +116,8 @@ fn an_interactive_shell_keeps_its_jobs_in_each_fork() {
             });
             assert!(found, "[{number}] {state} {what} is not among: {jobs}");
         }
+        // What it starts has the terminal, too.
+        seat.run("/bin/echo another''program", "anotherprogram\r\n");
         seat.run("fg 1", "done'\r\n");
         seat.run("two", "twotwo\r\n");
         seat.press(SUSPEND, "Stopped");

@@ -1,13 +1,14 @@
 //! Descriptors, and the open file descriptions that they share.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use forkyard_sys::remote::{self, Kind};
 use forkyard_sys::sockets;
-use rustix::fs::{FileType, Mode, OFlags, fstat};
+use forkyard_sys::stub::Op;
+use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -18,6 +19,7 @@ use super::loose::DELETED;
 use super::sockets::Found;
 use super::waiting::Waiting;
 use crate::error::{Context, Result};
+use crate::inject::Hand;
 use crate::picture::{Description, DescriptionKind, Descriptor, Lock, LockKind, Pipe};
 use crate::proc::{self, FdInfo, refuse};
 
@@ -33,6 +35,9 @@ pub(crate) struct Descriptions {
     /// By inode, one descriptor of each with its index, in the kernel's order of what they refer
     /// to.
     known: HashMap<u64, Vec<(Pid, u32, usize)>>,
+    /// Those that have `O_CLOEXEC` among the flags of the open file, as what `TIOCGPTPEER` and
+    /// mq_open(2) open does: /proc shows it for all of their descriptors.
+    flagged: HashSet<usize>,
     /// Epoll descriptors whose entries are not resolved, with the inodes of these.
     pub(super) waiting: Vec<(Waiting, Vec<u64>)>,
     /// Unix sockets whose peers are not resolved.
@@ -92,14 +97,15 @@ impl Seen<'_> {
 }
 
 impl Capture<'_> {
+    /// Reads descriptors; with them, which of them /proc may be wrong to say are closed on exec.
     pub(super) fn read_descriptors(
         &mut self,
         pid: Pid,
         inner: u32,
         name: &[u8],
-    ) -> Result<Vec<Descriptor>> {
+    ) -> Result<(Vec<Descriptor>, Vec<usize>)> {
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(|| "pidfd_open".to_owned())?;
-        let mut descriptors = Vec::new();
+        let (mut descriptors, mut doubtful) = (Vec::new(), Vec::new());
         for number in proc::numbers(pid, "fd")? {
             let info = FdInfo::read(pid, number)?;
             let close_on_exec = info.flags & OFlags::CLOEXEC.bits() != 0;
@@ -123,14 +129,48 @@ impl Capture<'_> {
                     let description = self.describe(&seen, locks)?;
                     let index = self.descriptions.all.len();
                     self.descriptions.all.push(description);
+                    let flags = fcntl_getfl(&seen.copy).context(|| "fcntl F_GETFL".to_owned())?;
+                    if flags.contains(OFlags::CLOEXEC) {
+                        self.descriptions.flagged.insert(index);
+                    }
                     let alike = self.descriptions.known.entry(inode).or_default();
                     alike.insert(place, (pid, number, index));
                     index
                 }
             };
+            if close_on_exec && self.descriptions.flagged.contains(&description) {
+                doubtful.push(descriptors.len());
+            }
             descriptors.push(Descriptor { number, close_on_exec, description, locks: own_locks });
         }
-        Ok(descriptors)
+        Ok((descriptors, doubtful))
+    }
+
+    /// Asks a process which of its doubtful descriptors are closed on exec.
+    pub(super) fn ask_close_on_exec(
+        &self,
+        hand: &mut Hand<'_>,
+        pid: Pid,
+        descriptors: &mut [Descriptor],
+        doubtful: &[usize],
+    ) -> Result<()> {
+        /// How many at once, for which the leader has room.
+        const AT_ONCE: usize = 64;
+        for places in doubtful.chunks(AT_ONCE) {
+            let ask = |place: &usize| {
+                let number = descriptors.get(*place).map_or(u32::MAX, |it| it.number);
+                let get = [u64::from(number), libc::F_GETFD as u64, 0, 0, 0, 0];
+                Op::call(libc::SYS_fcntl, get).keep()
+            };
+            let ops: Vec<Op> = places.iter().map(ask).collect();
+            let answers = hand.ask(pid, 0, &ops, &mut [])?;
+            for (place, answer) in places.iter().zip(answers) {
+                if let Some(descriptor) = descriptors.get_mut(*place) {
+                    descriptor.close_on_exec = answer & i64::from(libc::FD_CLOEXEC) != 0;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn describe(&mut self, seen: &Seen<'_>, locks: Vec<Lock>) -> Result<Description> {

@@ -50,7 +50,7 @@ impl Capture<'_> {
         let vdso = self.tail.vdso(&mappings).ok_or_else(no_vdso)?;
         self.tail.check_unused(vdso, &stopped.threads)?;
         // Whole files are read by descriptors, where there are any, and not page by page.
-        let descriptors = self.read_descriptors(pid, inner, &stat.name)?;
+        let (mut descriptors, doubtful) = self.read_descriptors(pid, inner, &stat.name)?;
         let asked = LEADER_ROOM + THREAD_ROOM * stopped.threads.len() as u64;
         let shared_pages = self.shared_pages(&mappings);
         let length = asked + if shared_pages > 0 { shared_pages + THREAD_ROOM } else { 0 };
@@ -66,6 +66,7 @@ impl Capture<'_> {
             others.map(|(n, tid)| thread::ask(&mut hand, *tid, room(n))).collect::<Result<_>>()?;
         let leader = ask_leader(&mut hand, pid, status)?;
         self.read_stops(&mut hand, pid)?;
+        self.ask_close_on_exec(&mut hand, pid, &mut descriptors, &doubtful)?;
         let mut answers = vec![leader.thread];
         for asked in others {
             let mut data = vec![0; thread::LENGTH];

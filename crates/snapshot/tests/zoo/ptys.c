@@ -136,6 +136,9 @@ int main(void) {
         else zoo_sleep_ms(1), idle++;
     }
     MUST(written > 4096);
+    /* Opened so, its flags have O_CLOEXEC for all of its descriptors. */
+    int flagged = ioctl(full, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC), unflagged = dup(flagged);
+    MUST(fcntl(flagged, F_GETFD) == FD_CLOEXEC && fcntl(unflagged, F_GETFD) == 0);
     int numbers[] = {number(lines), number(bytes), number(keys), number(packet), number(fresh),
                      number(closed), number(stopped), number(flow), number(full)};
 
@@ -174,6 +177,7 @@ int main(void) {
     MUST(read(bytes, &byte, 1) < 0 && errno == EAGAIN);
     MUST(read(bytes_again, &byte, 1) < 0 && errno == EAGAIN);
     MUST(fcntl(bytes, F_GETFD) == FD_CLOEXEC && fcntl(fresh, F_GETFD) == 0);
+    MUST(fcntl(flagged, F_GETFD) == FD_CLOEXEC && fcntl(unflagged, F_GETFD) == 0);
 
     expect(keys_slave, "keys", 4);
     MUST(!(events(keys) & POLLIN));
