@@ -169,10 +169,14 @@ impl Error {
                  `forkyard image import PATH NAME` get more"
             }
             Self::ImageInUse { .. } => "remove the sandbox first: `forkyard rm -f ID`",
-            Self::NameTaken { .. } => "choose another name, or remove that one: `forkyard rm -f`",
+            Self::NameTaken { name, .. } => {
+                let hint = format!("choose another name, or remove that one: `forkyard rm {name}`");
+                return Some(hint);
+            }
             Self::NoSnapshot(_) => "`forkyard snapshots` lists them",
-            Self::SnapshotNameTaken { .. } => {
-                "choose another name, or remove that one: `forkyard snapshots rm`"
+            Self::SnapshotNameTaken { name, .. } => {
+                let remove = format!("`forkyard snapshots rm {name}`");
+                return Some(format!("choose another name, or remove that one: {remove}"));
             }
             Self::ImageInSnapshot { .. } => "remove the snapshot first: `forkyard snapshots rm ID`",
             Self::State { state: "paused", .. } => "have it go on: `forkyard resume ID`",
@@ -182,7 +186,8 @@ impl Error {
                 "raise its limit with `--pids`, or end what runs in it"
             }
             Self::NotForked(TakeError::Refused(_)) => {
-                "the sandbox goes on as it was; fork again once that is not there any more"
+                "the sandbox goes on as it was; try again once that is not there any more, or keep \
+                 its files alone: `forkyard snapshot ID --files-only`"
             }
             Self::NotForked(TakeError::Unsteady(_)) => "the sandbox goes on as it was; fork again",
             Self::ForkMemory { .. } => {

@@ -72,7 +72,7 @@ pub(crate) enum Command {
     Pause(PauseOptions),
     /// Have a paused sandbox go on
     Resume(PauseOptions),
-    /// Throw sandboxes back to their first state
+    /// Throw sandboxes back to their image: what they wrote is gone, what ran in them has ended
     Reset(Ids),
     /// Remove sandboxes, running ones too
     #[command(aliases = ["delete", "remove"])]
@@ -234,8 +234,9 @@ pub(crate) struct ForkOptions {
     /// Sandbox: id or name
     #[arg(value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) id: String,
-    /// How many copies
-    #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
+    /// How many copies: 1 to 1000
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = values::count)]
     pub(crate) count: u32,
     /// Name of the copy; of several, what their names begin with: NAME-1, NAME-2 ...
     #[arg(long, value_name = "PREFIX")]

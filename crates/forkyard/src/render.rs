@@ -6,6 +6,7 @@
 mod human;
 mod progress;
 mod table;
+mod waiting;
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -16,6 +17,7 @@ use serde::Serialize;
 pub(crate) use human::{Percent, age, cut, duration, now, size, time};
 pub(crate) use progress::ProgressView;
 pub(crate) use table::Table;
+pub(crate) use waiting::waiting;
 
 use crate::error::Error;
 

@@ -27,7 +27,9 @@ impl Engine {
         let kept = entry.kept();
         let Kept { snapshot, internal, setup, .. } = kept.clone();
         if !kept.is_ready() {
-            return Err(Error::Busy(format!("snapshot {from}: it is being written")));
+            return Err(Error::Busy(format!(
+                "snapshot {from}: it is being written; `forkyard snapshots` tells when it is ready"
+            )));
         }
         let whole = merge(spec, &kept)?;
         crate::check::spec(&whole)?;
@@ -109,18 +111,24 @@ struct Copy {
 /// asked for and can be had.
 fn merge(asked: SandboxSpec, kept: &Kept) -> Result<SandboxSpec> {
     let memory = kept.snapshot.kind == SnapshotKind::Memory;
-    let refuse = |what: &str| Err(Error::Invalid(format!("{what}: that is the snapshot's")));
+    let refuse = |what: &str| Err(Error::Invalid(what.to_owned()));
     if asked.image.is_some() {
-        return refuse("image");
+        return refuse("image: a snapshot has its own; leave `--image` out, or `--from`");
     }
     if asked.net == Net::Host && kept.spec.net != Net::Host {
-        return refuse("network");
+        return refuse("network: it is what it was when the snapshot was taken");
     }
     if memory && !asked.volumes.is_empty() {
-        return refuse("volumes, where processes go on");
+        return refuse(
+            "volumes: the processes of the snapshot go on with those that they had; a snapshot \
+             taken with `--files-only` lets you choose",
+        );
     }
     if memory && (asked.user.is_some() || asked.workdir.is_some() || !asked.env.is_empty()) {
-        return refuse("user, directory and variables, where processes go on");
+        return refuse(
+            "user, directory and variables: the processes of the snapshot go on with those that \
+             they had; a snapshot taken with `--files-only` lets you choose",
+        );
     }
     let mut whole = kept.spec.clone();
     whole.from = asked.from;

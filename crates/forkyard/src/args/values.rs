@@ -46,6 +46,11 @@ pub(crate) fn cpus(text: &str) -> Result<f64, String> {
     }
 }
 
+/// How many: the server tells which numbers are too many.
+pub(crate) fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("`{text}` is no whole number; write 1 or 4"))
+}
+
 /// A time: `30s`, `5m`, `1h30m`, `250ms`; a bare number is seconds. Never nothing.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is no duration; write 30s, 5m or 1h30m");

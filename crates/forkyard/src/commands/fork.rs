@@ -10,7 +10,8 @@ use crate::render;
 /// Forks a sandbox: the clones' ids on stdout, how it went on stderr.
 pub(super) async fn fork(client: &Client, options: &ForkOptions) -> Result<(), Error> {
     let spec = ForkSpec { count: Some(options.count), name: options.name.clone() };
-    let fork: Fork = client.post(Url::sandbox(&options.id).part("fork"), &spec).await?;
+    let request = client.post(Url::sandbox(&options.id).part("fork"), &spec);
+    let fork: Fork = render::waiting("copying the sandbox", request).await?;
     if options.json.json {
         return render::json(&fork);
     }

@@ -1,7 +1,5 @@
 //! Snapshots: take, list, remove; and sandboxes that are paused and resumed.
 
-use std::time::Duration;
-
 use forkyard_engine::model::{
     NewSnapshot, Paused, Resumed, Snapshot, SnapshotKind, SnapshotSpec, SnapshotState,
 };
@@ -15,9 +13,6 @@ use crate::client::{Client, Url};
 use crate::error::Error;
 use crate::render::{self, Table};
 
-/// What takes longer than this is told to be under way.
-const LONG: Duration = Duration::from_secs(1);
-
 /// `forkyard snapshot`
 pub(super) async fn snapshot(client: &Client, options: &SnapshotOptions) -> Result<(), Error> {
     let spec = SnapshotSpec {
@@ -26,7 +21,8 @@ pub(super) async fn snapshot(client: &Client, options: &SnapshotOptions) -> Resu
         wait: !options.no_wait,
     };
     let url = Url::sandbox(&options.id).part("snapshot");
-    let taken: NewSnapshot = waiting("writing the snapshot", client.post(url, &spec)).await?;
+    let taken: NewSnapshot =
+        render::waiting("writing the snapshot", client.post(url, &spec)).await?;
     if options.json.json {
         return render::json(&taken);
     }
@@ -50,7 +46,8 @@ pub(super) async fn snapshots(client: &Client, options: SnapshotsOptions) -> Res
 pub(super) async fn pause(client: &Client, options: &PauseOptions) -> Result<(), Error> {
     let url = Url::sandbox(&options.id).part("pause");
     let none = serde_json::json!({});
-    let paused: Paused = waiting("writing the sandbox to disk", client.post(url, &none)).await?;
+    let paused: Paused =
+        render::waiting("writing the sandbox to disk", client.post(url, &none)).await?;
     if options.json.json { render::json(&paused) } else { render::line(&options.id) }
 }
 
@@ -58,24 +55,8 @@ pub(super) async fn pause(client: &Client, options: &PauseOptions) -> Result<(),
 pub(super) async fn resume(client: &Client, options: &PauseOptions) -> Result<(), Error> {
     let url = Url::sandbox(&options.id).part("resume");
     let none = serde_json::json!({});
-    let resumed: Resumed = waiting("reading the sandbox", client.post(url, &none)).await?;
+    let resumed: Resumed = render::waiting("reading the sandbox", client.post(url, &none)).await?;
     if options.json.json { render::json(&resumed) } else { render::line(&options.id) }
-}
-
-/// Says what is waited for, on a terminal, when that takes long.
-async fn waiting<T>(
-    what: &'static str,
-    request: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    tokio::pin!(request);
-    if let Ok(done) = tokio::time::timeout(LONG, &mut request).await {
-        return done;
-    }
-    let spinner = indicatif::ProgressBar::new_spinner().with_message(what);
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    let done = request.await;
-    spinner.finish_and_clear();
-    done
 }
 
 async fn ls(client: &Client, options: &SnapshotList) -> Result<(), Error> {

@@ -36,7 +36,7 @@ pub(crate) struct Descriptions {
     /// to.
     known: HashMap<u64, Vec<(Pid, u32, usize)>>,
     /// Those that have `O_CLOEXEC` among the flags of the open file, as what `TIOCGPTPEER` and
-    /// mq_open(2) open does: /proc shows it for all of their descriptors.
+    /// `mq_open`(3) open does: /proc shows it for all of their descriptors.
     flagged: HashSet<usize>,
     /// Epoll descriptors whose entries are not resolved, with the inodes of these.
     pub(super) waiting: Vec<(Waiting, Vec<u64>)>,
@@ -146,33 +146,6 @@ impl Capture<'_> {
         Ok((descriptors, doubtful))
     }
 
-    /// Asks a process which of its doubtful descriptors are closed on exec.
-    pub(super) fn ask_close_on_exec(
-        &self,
-        hand: &mut Hand<'_>,
-        pid: Pid,
-        descriptors: &mut [Descriptor],
-        doubtful: &[usize],
-    ) -> Result<()> {
-        /// How many at once, for which the leader has room.
-        const AT_ONCE: usize = 64;
-        for places in doubtful.chunks(AT_ONCE) {
-            let ask = |place: &usize| {
-                let number = descriptors.get(*place).map_or(u32::MAX, |it| it.number);
-                let get = [u64::from(number), libc::F_GETFD as u64, 0, 0, 0, 0];
-                Op::call(libc::SYS_fcntl, get).keep()
-            };
-            let ops: Vec<Op> = places.iter().map(ask).collect();
-            let answers = hand.ask(pid, 0, &ops, &mut [])?;
-            for (place, answer) in places.iter().zip(answers) {
-                if let Some(descriptor) = descriptors.get_mut(*place) {
-                    descriptor.close_on_exec = answer & i64::from(libc::FD_CLOEXEC) != 0;
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn describe(&mut self, seen: &Seen<'_>, locks: Vec<Lock>) -> Result<Description> {
         let outside = self.subject.outside.get(&(seen.stat.st_dev, seen.stat.st_ino));
         let kind = match outside {
@@ -253,6 +226,32 @@ impl Capture<'_> {
         let _ = (seen.pid, seen.number);
         Ok(())
     }
+}
+
+/// Asks a process which of its doubtful descriptors are closed on exec.
+pub(super) fn ask_close_on_exec(
+    hand: &mut Hand<'_>,
+    pid: Pid,
+    descriptors: &mut [Descriptor],
+    doubtful: &[usize],
+) -> Result<()> {
+    /// How many at once, for which the leader has room.
+    const AT_ONCE: usize = 64;
+    for places in doubtful.chunks(AT_ONCE) {
+        let ask = |place: &usize| {
+            let number = descriptors.get(*place).map_or(u32::MAX, |it| it.number);
+            let get = [u64::from(number), libc::F_GETFD as u64, 0, 0, 0, 0];
+            Op::call(libc::SYS_fcntl, get).keep()
+        };
+        let ops: Vec<Op> = places.iter().map(ask).collect();
+        let answers = hand.ask(pid, 0, &ops, &mut [])?;
+        for (place, answer) in places.iter().zip(answers) {
+            if let Some(descriptor) = descriptors.get_mut(*place) {
+                descriptor.close_on_exec = answer & i64::from(libc::FD_CLOEXEC) != 0;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What waits in a pipe, which keeps it.

@@ -7,6 +7,7 @@ use forkyard_sys::stub::Op;
 use rustix::process::Pid;
 
 use super::Capture;
+use super::descriptors::ask_close_on_exec;
 use super::memory::Told;
 use super::thread::{self, THREAD_ROOM};
 use super::{signals, timers};
@@ -66,7 +67,7 @@ impl Capture<'_> {
             others.map(|(n, tid)| thread::ask(&mut hand, *tid, room(n))).collect::<Result<_>>()?;
         let leader = ask_leader(&mut hand, pid, status)?;
         self.read_stops(&mut hand, pid)?;
-        self.ask_close_on_exec(&mut hand, pid, &mut descriptors, &doubtful)?;
+        ask_close_on_exec(&mut hand, pid, &mut descriptors, &doubtful)?;
         let mut answers = vec![leader.thread];
         for asked in others {
             let mut data = vec![0; thread::LENGTH];
