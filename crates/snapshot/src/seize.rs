@@ -54,6 +54,9 @@ impl Scope {
             Self::One(pid) => return vec![*pid],
         };
         let mut found = vec![init];
+        // A process may be met twice, where its parent ends meanwhile.
+        let mut known = HashSet::from([init]);
+        known.extend(leave);
         let mut next = 0;
         while let Some(&pid) = found.get(next) {
             next += 1;
@@ -65,8 +68,7 @@ impl Scope {
                 let children = text
                     .split_ascii_whitespace()
                     .filter_map(|word| Pid::from_raw(word.parse().ok()?))
-                    .filter(|child| !leave.contains(child) && !found.contains(child));
-                let children: Vec<Pid> = children.collect();
+                    .filter(|child| known.insert(*child));
                 found.extend(children);
             }
         }
@@ -80,7 +82,7 @@ impl Scope {
 pub(crate) struct Tree {
     scope: Scope,
     threads: HashMap<Pid, Thread>,
-    zombies: Vec<Pid>,
+    zombies: HashSet<Pid>,
     events: OwnedFd,
     /// Processes whose stop for job control was taken back for as long as they are traced.
     to_stop: RefCell<HashSet<Pid>>,
@@ -107,7 +109,7 @@ impl Tree {
         let mut tree = Self {
             scope,
             threads: HashMap::new(),
-            zombies: Vec::new(),
+            zombies: HashSet::new(),
             events,
             to_stop: RefCell::default(),
             settled: false,
@@ -154,19 +156,17 @@ impl Tree {
 
     /// The processes, parents before their children.
     pub(crate) fn processes(&self) -> Vec<Stopped> {
-        self.scope.walk().into_iter().map(|pid| self.process(pid)).collect()
-    }
-
-    fn process(&self, pid: Pid) -> Stopped {
-        let mut threads: Vec<Pid> = self
-            .threads
-            .iter()
-            .filter(|(_, thread)| thread.process == pid)
-            .map(|(tid, _)| *tid)
-            .collect();
-        threads.sort_by_key(|tid| (*tid != pid, tid.as_raw_nonzero()));
-        let job_control = self.threads.get(&pid).and_then(|leader| leader.job_control);
-        Stopped { pid, threads, job_control }
+        let mut by_process: HashMap<Pid, Vec<Pid>> = HashMap::new();
+        for (&tid, thread) in &self.threads {
+            by_process.entry(thread.process).or_default().push(tid);
+        }
+        let stopped = |pid: Pid| {
+            let mut threads = by_process.remove(&pid).unwrap_or_default();
+            threads.sort_by_key(|tid| (*tid != pid, tid.as_raw_nonzero()));
+            let job_control = self.threads.get(&pid).and_then(|leader| leader.job_control);
+            Stopped { pid, threads, job_control }
+        };
+        self.scope.walk().into_iter().map(stopped).collect()
     }
 
     /// Seizes threads that are not yet known, and tells whether there were any.
@@ -207,7 +207,7 @@ impl Tree {
         let Ok(stat) = Stat::read(tid) else { return Ok(false) };
         if matches!(stat.state, b'Z' | b'X') {
             if process == tid {
-                self.zombies.push(tid);
+                self.zombies.insert(tid);
             }
             return Ok(false);
         }

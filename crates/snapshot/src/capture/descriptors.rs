@@ -48,8 +48,8 @@ pub(crate) struct Descriptions {
     pub(super) datagrams: Vec<WithDatagrams>,
     /// Groups that somebody is a member of, with the index of an interface.
     pub(super) multicast: Option<Vec<(IpAddr, u32)>>,
-    /// Inodes of the pipes.
-    inodes: Vec<(u64, u64)>,
+    /// Places of the pipes, by their inodes.
+    inodes: HashMap<(u64, u64), usize>,
 }
 
 impl Descriptions {
@@ -198,7 +198,7 @@ impl Capture<'_> {
 
     fn pipe(&mut self, seen: &Seen<'_>) -> Result<usize> {
         let inode = (seen.stat.st_dev, seen.stat.st_ino);
-        if let Some(known) = self.descriptions.inodes.iter().position(|other| *other == inode) {
+        if let Some(&known) = self.descriptions.inodes.get(&inode) {
             return Ok(known);
         }
         let capacity = rustix::pipe::fcntl_getpipe_size(&seen.copy)
@@ -209,8 +209,9 @@ impl Capture<'_> {
         let path = named.then(|| seen.link.clone());
         let unread = unread(&seen.copy, capacity)?;
         self.descriptions.pipes.push(Pipe { capacity: capacity as u32, unread, path });
-        self.descriptions.inodes.push(inode);
-        Ok(self.descriptions.pipes.len() - 1)
+        let place = self.descriptions.pipes.len() - 1;
+        self.descriptions.inodes.insert(inode, place);
+        Ok(place)
     }
 
     /// What a command has not read yet of its input goes to the clone's input.
