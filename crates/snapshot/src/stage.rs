@@ -1,7 +1,8 @@
 //! Where the memory of a picture waits: in this process, at addresses that are free in all.
 //!
-//! Each area with contents has a mirror of the same length, congruent with it modulo 2 MiB, with
-//! the same protection. A clone inherits the mirrors by fork and moves them to where they belong,
+//! Each area with contents has a mirror of the same length, with the same protection; that of a
+//! large one is congruent with it modulo 2 MiB. Small ones lie side by side, so that the kernel
+//! takes them for one mapping: each fork on a clone's way would copy every single one. A clone inherits the mirrors by fork and moves them to where they belong,
 //! so that all clones share their pages until they write to them.
 
 mod disk;
@@ -25,6 +26,20 @@ const LOWEST: u64 = 0x1_0000_0000;
 /// Room that is left free at the end, for what builds the clones.
 const WORK_ROOM: u64 = 1 << 30;
 
+/// Room for small mirrors of a kind.
+const BLOCK: u64 = 32 * 1024 * 1024;
+
+/// Small mirrors that lie side by side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Small {
+    /// Of several areas of a process each.
+    Pool,
+    /// Of one area each.
+    Area,
+    /// Of one stack each.
+    Stack,
+}
+
 /// From the room for building to where each process keeps its program.
 const PROGRAM: u64 = 1024 * 1024;
 
@@ -35,6 +50,8 @@ pub struct Stage {
     next: u64,
     end: u64,
     work: u64,
+    /// What is left of a block for small mirrors of each kind.
+    blocks: [(u64, u64); 3],
     /// What is mapped, until it is let go.
     kept: RefCell<Vec<Pages>>,
     filled: Cell<u64>,
@@ -85,8 +102,35 @@ impl Stage {
         Ok(())
     }
 
+    /// Finds room for a small mirror, beside those before it. As much of it is used as
+    /// [`Self::use_up`] is told.
+    pub(crate) fn beside(&mut self, kind: Small, length: u64) -> Result<u64> {
+        let (next, end) = *self.block(kind);
+        if end - next >= length {
+            return Ok(next);
+        }
+        let length = length.max(BLOCK);
+        let start = self.reserve(length)?;
+        *self.block(kind) = (start, start + length);
+        Ok(start)
+    }
+
+    /// Uses what was found by [`Self::beside`] up to here.
+    pub(crate) fn use_up(&mut self, kind: Small, end: u64) {
+        self.block(kind).0 = end;
+    }
+
+    fn block(&mut self, kind: Small) -> &mut (u64, u64) {
+        let [pools, areas, stacks] = &mut self.blocks;
+        match kind {
+            Small::Pool => pools,
+            Small::Area => areas,
+            Small::Stack => stacks,
+        }
+    }
+
     /// Sets room aside for a mirror that is mapped later.
-    pub(crate) fn reserve(&mut self, length: u64) -> Result<u64> {
+    fn reserve(&mut self, length: u64) -> Result<u64> {
         let at = self.next.next_multiple_of(HUGE);
         let end = at.checked_add(length).and_then(|end| end.checked_next_multiple_of(HUGE));
         match end.filter(|end| end + HUGE <= self.end) {
@@ -98,6 +142,12 @@ impl Stage {
 
     /// Makes a mirror of an area.
     pub(crate) fn mirror(&mut self, start: u64, length: u64, grows_down: bool) -> Result<Pages> {
+        if length < HUGE {
+            let kind = if grows_down { Small::Stack } else { Small::Area };
+            let at = self.beside(kind, length)?;
+            self.use_up(kind, at + length);
+            return map(at, length, grows_down);
+        }
         let at = self.next.next_multiple_of(HUGE) + start % HUGE;
         // A stack keeps its distance from what lies below.
         let end = (at + length).next_multiple_of(HUGE) + HUGE;
@@ -105,7 +155,7 @@ impl Stage {
             return Err(no_room(length));
         }
         self.next = end;
-        Pages::map(at, length, grows_down).context(|| format!("mapping {length} bytes"))
+        map(at, length, grows_down)
     }
 
     /// Finds room for something that is unmapped again before the next mirror is made.
@@ -210,6 +260,10 @@ impl Stage {
     pub(crate) fn work(&self) -> u64 {
         self.work
     }
+}
+
+fn map(at: u64, length: u64, grows_down: bool) -> Result<Pages> {
+    Pages::map(at, length, grows_down).context(|| format!("mapping {length} bytes"))
 }
 
 fn no_room(length: u64) -> Error {

@@ -11,7 +11,7 @@ use crate::ahead::is_plain;
 use crate::error::{Context, Result};
 use crate::filled::Own;
 use crate::proc::Mapping;
-use crate::stage::Stage;
+use crate::stage::{Small, Stage};
 
 /// Areas with more than this, in KiB, have a mirror of their own: it may get huge pages.
 const MOST: u64 = 2048;
@@ -34,7 +34,7 @@ impl Pool {
             _ => 0,
         };
         let most = mappings.iter().map(length).fold(0, u64::saturating_add);
-        let start = if most > 0 { stage.reserve(most)? } else { 0 };
+        let start = if most > 0 { stage.beside(Small::Pool, most)? } else { 0 };
         Ok(Self { start, next: start, parts: Vec::new() })
     }
 
@@ -59,12 +59,13 @@ impl Pool {
     }
 
     /// Has all of it read.
-    pub(super) fn read(self, pid: Pid, stage: &Stage, reader: &mut Reader) -> Result<()> {
+    pub(super) fn read(self, pid: Pid, stage: &mut Stage, reader: &mut Reader) -> Result<()> {
         if self.next == self.start {
             return Ok(());
         }
         let pages = Pages::map(self.start, self.next - self.start, false)
             .context(|| format!("mapping {} bytes", self.next - self.start))?;
+        stage.use_up(Small::Pool, self.next);
         stage.count(self.parts.iter().map(|(.., length)| length).sum());
         reader.fill(pid, pages, self.parts);
         Ok(())
