@@ -1,10 +1,12 @@
 //! Building a picture's processes again, by the init of another sandbox.
 
 mod attributes;
+mod control;
 mod credentials;
 mod events;
 mod files;
 mod inet;
+mod inheritance;
 mod locks;
 mod loose;
 mod memory;
@@ -20,14 +22,16 @@ mod thread;
 pub(crate) mod timers;
 mod tree;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use forkyard_sys::memory::Pages;
 use forkyard_sys::process::{self, SingleThreaded};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
+use self::control::{Control, ENDED, GO, LEFT, READY, STOP, Step};
+use self::inheritance::Inheritance;
 use self::terminals::Terminals;
 use self::tree::{Node, Role};
 use crate::error::{Context, Error, Result};
@@ -78,6 +82,8 @@ pub fn build(
     let files = files::open_all(proof, picture, stage, home, &mut terminals)?;
     times.mark("open");
     let control = Control::new(stage.work())?;
+    let inheritance = Inheritance::plan(picture, &nodes, stage.mirrors());
+    inheritance.withhold_all()?;
     let site = Site {
         picture,
         files: &files,
@@ -85,6 +91,8 @@ pub fn build(
         control: &control,
         home,
         nodes: &nodes,
+        inheritance: &inheritance,
+        awaited: awaited(picture),
         work: stage.program(),
         shared: stage.shared(),
         inherited: attributes::Inherited::read()?,
@@ -99,7 +107,7 @@ pub fn build(
     // not be told, and an epoll descriptor would tell of it on.
     drop(terminals);
     loose::release(files.into_loose())?;
-    control.pages.store_and_wake(GO, 1);
+    control.open(GO);
     times.mark("build");
     Ok(())
 }
@@ -112,6 +120,9 @@ struct Site<'a> {
     control: &'a Control,
     home: &'a dyn Home,
     nodes: &'a tree::Plan,
+    inheritance: &'a Inheritance,
+    /// Children that are waited for while they are built, by their parents.
+    awaited: BTreeMap<u32, Vec<&'a Process>>,
     /// The first address of room that each has for itself.
     work: u64,
     inherited: attributes::Inherited,
@@ -124,14 +135,16 @@ struct Site<'a> {
 impl Site<'_> {
     fn fork(&self, proof: &SingleThreaded, index: usize) -> io::Result<()> {
         let Some(node) = self.nodes.node(index) else { return Ok(()) };
-        process::fork_as(proof, node.pid, |proof| {
+        self.inheritance.give(index)?;
+        let forked = process::fork_as(proof, node.pid, |proof| {
             let failed = match self.grow(&proof, node) {
                 Ok(status) => return status,
                 Err(error) => error,
             };
             self.control.fail(&format!("building process {}: {failed}", node.pid));
             125
-        })
+        });
+        forked.and_then(|()| self.inheritance.withhold(index))
     }
 
     /// In the child: its own children, then itself.
@@ -145,6 +158,9 @@ impl Site<'_> {
             }
             Ok(())
         };
+        if node.forks() {
+            self.inheritance.withhold_all()?;
+        }
         fork_all(&node.early)?;
         if node.leads_session {
             rustix::process::setsid().context(|| "setsid".to_owned())?;
@@ -158,13 +174,16 @@ impl Site<'_> {
         for &orphan in &node.orphans {
             self.orphan(proof, orphan)?;
         }
-        let all = self.nodes.count();
-        self.control.arrive(FORKED, all)?;
+        if node.forks() {
+            // What it has of it is its own from now on, for its program to pass on.
+            self.inheritance.give_all()?;
+        }
+        self.control.arrive(Step::Forked)?;
         if !node.leads_group && !node.leads_session {
             let group = Pid::from_raw(node.group.cast_signed());
             rustix::process::setpgid(None, group).context(|| "setpgid".to_owned())?;
         }
-        self.control.arrive(GROUPED, all)?;
+        self.control.arrive(Step::Grouped)?;
         self.leave_group(node)?;
         if self.terminals.any() {
             let process = match node.role {
@@ -173,7 +192,7 @@ impl Site<'_> {
             };
             self.terminals.settle(node, process);
             // Who only leads a group until its session has a foreground is still there.
-            self.control.arrive(SETTLED, all)?;
+            self.control.arrive(Step::Settled)?;
         }
         match node.role {
             Role::Temporary => Ok(0),
@@ -188,16 +207,21 @@ impl Site<'_> {
             self.control.await_count(LEFT, rank)?;
             let group = Pid::from_raw(node.group.cast_signed());
             rustix::process::setpgid(None, group).context(|| "setpgid".to_owned())?;
-            self.control.pages.add_and_wake(LEFT, 1);
+            self.control.count(LEFT);
         }
         self.control.await_count(LEFT, self.nodes.leavers())
     }
 
     /// Forks a child that is left to init at once: by way of a process that ends.
     fn orphan(&self, proof: &SingleThreaded, index: usize) -> Result<()> {
-        let forked = process::fork_as(proof, self.nodes.spare(index), |proof| {
-            i32::from(self.fork(&proof, index).is_err())
+        // Through it goes what is the orphan's.
+        let given = self.inheritance.give(index);
+        let forked = given.and_then(|()| {
+            process::fork_as(proof, self.nodes.spare(index), |proof| {
+                i32::from(self.fork(&proof, index).is_err())
+            })
         });
+        let forked = forked.and_then(|()| self.inheritance.withhold(index));
         forked.context(|| "clone3 with a process id".to_owned())?;
         let pid = Pid::from_raw(self.nodes.spare(index).cast_signed());
         let waited = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty());
@@ -209,50 +233,48 @@ impl Site<'_> {
 
     /// Waits until all are what they shall be.
     fn settle(&self) -> Result<()> {
+        let all = self.nodes.count();
+        self.control.let_pass(Step::Forked, all)?;
+        self.control.let_pass(Step::Grouped, all)?;
+        if self.terminals.any() {
+            self.control.let_pass(Step::Settled, all)?;
+        }
         let wanted = self.nodes.alive();
-        self.await_all(ENDED, wanted)?;
+        self.control.await_all(ENDED, wanted)?;
         self.see_own(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT, |child| {
             matches!(child.body, Body::Zombie(_))
         });
-        self.control.pages.store_and_wake(STOP, 1);
-        self.await_all(READY, wanted)?;
+        self.control.open(STOP);
+        self.control.await_all(READY, wanted)?;
         self.see_own(WaitIdOptions::STOPPED, Process::is_stopped);
         loose::finish(self.picture, &self.files.loose)?;
         sockets::settle(self.picture, self.files, self.files.leaving.take())?;
         events::settle(self.picture, self.files)
     }
 
-    /// Waits until so many processes have counted themselves in.
-    fn await_all(&self, offset: u64, wanted: u32) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(message) = self.control.failure() {
-                return Err(Error::Failed { what: message, source: io::ErrorKind::Other.into() });
-            }
-            let here = self.control.pages.load(offset);
-            if here == wanted {
-                return Ok(());
-            }
-            if Instant::now() > end {
-                let what = format!("building: {here} of {wanted} processes are there");
-                return Err(Error::Failed { what, source: io::ErrorKind::TimedOut.into() });
-            }
-            self.control.pages.wait_while(offset, here, Duration::from_millis(5));
-        }
-    }
-
     /// Waits until children of init are what they shall be; each is about to.
     fn see_own(&self, how: WaitIdOptions, which: impl Fn(&Process) -> bool) {
-        for child in self.children(1).filter(|child| which(child)) {
+        for child in self.awaited(1).filter(|child| which(child)) {
             if let Some(pid) = Pid::from_raw(child.pid.cast_signed()) {
                 let _ = rustix::process::waitid(WaitId::Pid(pid), how);
             }
         }
     }
 
-    fn children(&self, parent: u32) -> impl Iterator<Item = &Process> {
-        self.picture.processes.iter().filter(move |child| child.parent == parent)
+    /// Children of a process that shall be zombies or stopped.
+    fn awaited(&self, parent: u32) -> impl Iterator<Item = &Process> {
+        self.awaited.get(&parent).into_iter().flatten().copied()
     }
+}
+
+fn awaited(picture: &Picture) -> BTreeMap<u32, Vec<&Process>> {
+    let mut awaited: BTreeMap<u32, Vec<&Process>> = BTreeMap::new();
+    for process in &picture.processes {
+        if matches!(process.body, Body::Zombie(_)) || process.is_stopped() {
+            awaited.entry(process.parent).or_default().push(process);
+        }
+    }
+    awaited
 }
 
 /// Ends as the original ended.
@@ -266,85 +288,4 @@ fn end_as(status: i32) -> i32 {
     let _ = forkyard_sys::signal::set_blocked(false);
     let _ = process::kill(rustix::process::getpid().as_raw_nonzero().get(), signal);
     128 + signal
-}
-
-/// Offsets of words in the control page.
-const FORKED: u64 = 0;
-const GROUPED: u64 = 4;
-const READY: u64 = 8;
-const GO: u64 = 12;
-const LEFT: u64 = 16;
-const SETTLED: u64 = 20;
-/// Who has seen that its children which are zombies have ended.
-const ENDED: u64 = 24;
-const STOP: u64 = 28;
-/// The stub's three words when a call fails.
-const FAILED_CALL: u64 = 64;
-/// Length of a message, then the message.
-const MESSAGE: u64 = 128;
-const LENGTH: u64 = 4096;
-
-/// A page that init and all processes being built share.
-struct Control {
-    pages: Pages,
-}
-
-impl Control {
-    fn new(at: u64) -> Result<Self> {
-        let pages = Pages::map_shared(at, LENGTH).context(|| "mapping a shared page".to_owned())?;
-        Ok(Self { pages })
-    }
-
-    fn address(&self, offset: u64) -> u64 {
-        self.pages.start() + offset
-    }
-
-    /// Counts this process in, and waits for the others.
-    fn arrive(&self, offset: u64, all: u32) -> Result<()> {
-        self.pages.add_and_wake(offset, 1);
-        self.await_count(offset, all)
-    }
-
-    /// Waits until so many have been counted.
-    fn await_count(&self, offset: u64, all: u32) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
-        let mut here = self.pages.load(offset);
-        while here < all {
-            if Instant::now() > end || self.pages.load(MESSAGE) != 0 {
-                return Err(Error::Unsteady("another process was not built".to_owned()));
-            }
-            self.pages.wait_while(offset, here, Duration::from_millis(50));
-            here = self.pages.load(offset);
-        }
-        Ok(())
-    }
-
-    /// Says why this process could not be built: the first to say so is heard.
-    fn fail(&self, message: &str) {
-        let bytes: Vec<u8> = message.bytes().take((LENGTH - MESSAGE) as usize / 4 - 1).collect();
-        if self.pages.load(MESSAGE) == 0 {
-            for (n, byte) in bytes.iter().enumerate() {
-                self.pages.store_and_wake(MESSAGE + 4 + 4 * n as u64, u32::from(*byte));
-            }
-            self.pages.store_and_wake(MESSAGE, bytes.len() as u32);
-        }
-        self.pages.add_and_wake(READY, 1 << 30);
-    }
-
-    /// What failed, if anything did.
-    fn failure(&self) -> Option<String> {
-        let word = |offset| u64::from(self.pages.load(offset));
-        let length = word(MESSAGE);
-        if length != 0 {
-            let bytes = (0..length).map(|n| word(MESSAGE + 4 + 4 * n) as u8).collect();
-            return String::from_utf8(bytes).ok();
-        }
-        let result = word(FAILED_CALL + 8) as u32;
-        if result == 0 {
-            return None;
-        }
-        let error = io::Error::from_raw_os_error(-result.cast_signed());
-        let (call, pid) = (word(FAILED_CALL), word(FAILED_CALL + 16));
-        Some(format!("building process {pid}: system call {call}: {error}"))
-    }
 }

@@ -14,6 +14,23 @@ pub use huge::HUGE;
 /// The lowest address behind all that a process can map.
 pub const ADDRESSES_END: u64 = 0x7fff_ffff_f000;
 
+/// Has forks of this process inherit what is mapped in a range, or not; gaps in it do no harm.
+///
+/// For ranges in which only [`Pages`] lie, that a fork which does not inherit them does not use.
+///
+/// See `MADV_DONTFORK` in madvise(2).
+pub fn set_inherited(start: u64, length: u64, inherited: bool) -> io::Result<()> {
+    let advice = if inherited { libc::MADV_DOFORK } else { libc::MADV_DONTFORK };
+    // SAFETY: nothing changes for this process. What forks do not have they do not use, as the
+    // caller says.
+    let result = unsafe { libc::madvise(start as *mut libc::c_void, length as usize, advice) };
+    match io::Error::last_os_error() {
+        // All that is mapped has been advised of.
+        error if result < 0 && error.raw_os_error() != Some(libc::ENOMEM) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Pages of this process at an address of the caller's choice, where nothing else was. They stay
 /// for the life of the process, and go on in its forks.
 #[derive(Debug)]

@@ -21,3 +21,8 @@ fn fork_keeps_groups_sessions_zombies_orphans_and_stopped_processes() {
 fn fork_keeps_who_has_been_told_of_stopped_processes() {
     survives("stops");
 }
+
+#[test]
+fn fork_of_hundreds_of_processes_ends_in_time() {
+    survives("crowd");
+}

@@ -4,7 +4,7 @@ use forkyard_sys::memory::Pages;
 use forkyard_sys::process::SingleThreaded;
 use forkyard_sys::stub::{self, Op};
 
-use super::{Control, FAILED_CALL};
+use super::control::{Control, FAILED_CALL};
 use crate::error::{Context, Result};
 use crate::proc::Mapping;
 

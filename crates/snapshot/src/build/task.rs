@@ -7,11 +7,12 @@ use forkyard_sys::process::{self, SingleThreaded};
 use forkyard_sys::stub::Op;
 use rustix::fs::Mode;
 
+use super::Site;
+use super::control::{ENDED, GO, READY, STOP};
 use super::events;
 use super::memory::{self, Numbers};
 use super::of_processes;
 use super::program::Program;
-use super::{ENDED, GO, READY, STOP, Site};
 use super::{attributes, locks, thread, timers};
 use crate::error::{Context, Result};
 use crate::picture::{Alive, Body};
@@ -96,7 +97,7 @@ fn ops(
     locks::take_own(program, alive, &mut ops);
     signal_actions(program, alive, &mut ops);
     attributes::begin(&alive.attributes, &mut ops);
-    let gate = program.put_words(&[0]);
+    let gate = thread::Gate::new(program);
     let (leader, others) = alive
         .threads
         .split_first()
@@ -107,9 +108,7 @@ fn ops(
     timers::make(program, alive, &mut ops);
     thread::settle(program, pid, leader, &mut ops);
     locks::set_owners(program, site.picture, index, alive, &mut ops);
-    for arrived in 0..others.len() as u32 {
-        ops.push(Op::wait_while(gate, arrived));
-    }
+    ops.push(gate.wait(others.len() as u32));
     let filter = site.home.filter();
     let count = filter.len() as u64 / 8;
     let filter = program.put(&filter);
@@ -136,8 +135,7 @@ fn ops(
     }
     of_processes::seek(site.picture, alive, &mut ops);
     ops.push(Op::call(libc::SYS_munmap, [site.control.address(0), 4096, 0, 0, 0, 0]));
-    ops.push(Op::add(gate, 1 << 16));
-    ops.push(thread::wake(gate));
+    ops.extend(gate.open());
     timers::set(program, alive, &mut ops);
     ops.push(thread::leave(program, leader));
     Ok(ops)
@@ -156,7 +154,7 @@ const ONE_PROCESS: u64 = 1;
 
 /// Waits for children that shall be zombies.
 fn see_ended(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
-    for child in site.children(pid) {
+    for child in site.awaited(pid) {
         if let Body::Zombie(_) = child.body {
             let how = (libc::WEXITED | libc::WNOWAIT) as u64;
             ops.push(Op::call(libc::SYS_waitid, [ONE_PROCESS, child.pid.into(), 0, how, 0, 0]));
@@ -166,7 +164,7 @@ fn see_ended(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
 
 /// Waits for children that shall be stopped, and takes note of that where their parent did.
 fn see_stopped(site: &Site<'_>, pid: u32, ops: &mut Vec<Op>) {
-    for child in site.children(pid).filter(|child| child.is_stopped()) {
+    for child in site.awaited(pid).filter(|child| child.is_stopped()) {
         let untold = matches!(&child.body, Body::Alive(alive) if alive.stop_untold);
         let how = (libc::WSTOPPED | if untold { libc::WNOWAIT } else { 0 }) as u64;
         ops.push(Op::call(libc::SYS_waitid, [ONE_PROCESS, child.pid.into(), 0, how, 0, 0]));

@@ -18,13 +18,39 @@ const FLAGS: u64 = (libc::CLONE_VM
 /// `struct clone_args` up to `set_tid_size`.
 const CLONE_ARGS: usize = 10;
 
+/// The gate at which the threads of a process wait for its leader: addresses of two words, so that
+/// who arrives wakes nobody but the leader.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate {
+    /// How many are there.
+    arrived: u64,
+    /// Not zero when it is open.
+    open: u64,
+}
+
+impl Gate {
+    pub(super) fn new(program: &mut Program) -> Self {
+        Self { arrived: program.put_words(&[0]), open: program.put_words(&[0]) }
+    }
+
+    /// Of the leader: waits for so many threads.
+    pub(super) fn wait(self, threads: u32) -> Op {
+        Op::wait_below(self.arrived, threads)
+    }
+
+    /// Of the leader: lets all go on.
+    pub(super) fn open(self) -> [Op; 2] {
+        [Op::add(self.open, 1), wake(self.open)]
+    }
+}
+
 /// Starts a thread, which counts itself in at the gate, and waits there for the leader to open it.
-pub(super) fn start(program: &mut Program, pid: u32, thread: &Thread, gate: u64) -> Op {
+pub(super) fn start(program: &mut Program, pid: u32, thread: &Thread, gate: Gate) -> Op {
     let mut ops = Vec::new();
     settle(program, pid, thread, &mut ops);
-    ops.push(Op::add(gate, 1));
-    ops.push(wake(gate));
-    ops.push(Op::wait_below(gate, 1 << 16));
+    ops.push(Op::add(gate.arrived, 1));
+    ops.push(wake(gate.arrived));
+    ops.push(Op::wait_while(gate.open, 0));
     ops.push(leave(program, thread));
     let ops = program.put_ops(&ops);
     let id = program.put_words(&[u64::from(thread.tid)]);

@@ -42,6 +42,18 @@ pub(super) struct Node {
     pub(super) orphans: Vec<usize>,
 }
 
+impl Node {
+    /// All that it forks.
+    pub(super) fn forked(&self) -> impl Iterator<Item = usize> {
+        self.early.iter().chain(&self.children).chain(&self.orphans).copied()
+    }
+
+    /// Whether it forks any.
+    pub(super) fn forks(&self) -> bool {
+        self.forked().next().is_some()
+    }
+}
+
 /// All nodes.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
@@ -58,6 +70,17 @@ impl Plan {
     /// What init forks.
     pub(super) fn roots(&self) -> &[usize] {
         &self.roots
+    }
+
+    /// All that are forked, each after those that it forks itself.
+    pub(super) fn children_first(&self) -> impl Iterator<Item = usize> {
+        let mut all = self.roots.clone();
+        let mut next = 0;
+        while let Some(&index) = all.get(next) {
+            all.extend(self.node(index).into_iter().flat_map(Node::forked));
+            next += 1;
+        }
+        all.into_iter().rev()
     }
 
     /// How many processes there are in all.
@@ -90,8 +113,9 @@ pub(super) fn plan(picture: &Picture) -> Result<Plan> {
     }
     planner.add_leaders(processes);
     planner.add_foregrounds(picture);
-    for process in processes {
-        planner.place(process, processes)?;
+    let births = birth_sessions(processes);
+    for (process, birth) in processes.iter().zip(births) {
+        planner.place(process, birth, processes)?;
     }
     planner.order_leavers(processes)?;
     planner.spare_ids(processes);
@@ -153,20 +177,25 @@ impl Planner {
     /// has another member: it would be gone with its last.
     fn order_leavers(&mut self, processes: &[Process]) -> Result<()> {
         let led: BTreeSet<u32> = processes.iter().map(|process| process.group).collect();
-        let nodes = &mut self.plan.nodes;
-        let leaves = |node: &Node| led.contains(&node.pid) && node.group != node.pid;
-        let mut waiting: Vec<u32> = nodes.iter().filter(|n| leaves(n)).map(|n| n.pid).collect();
-        for rank in 0..waiting.len() as u32 {
-            let has_member = |pid: &u32| {
-                processes.iter().any(|other| other.group == *pid && !waiting.contains(&other.pid))
-            };
-            let Some(at) = waiting.iter().position(has_member) else {
-                return Err(Error::Unsteady("groups that only led each other".to_owned()));
-            };
-            let pid = waiting.remove(at);
-            if let Some(node) = nodes.iter_mut().find(|node| node.pid == pid) {
+        let leaves =
+            |process: &&Process| process.group != process.pid && led.contains(&process.pid);
+        let waiting: BTreeMap<u32, u32> =
+            processes.iter().filter(leaves).map(|process| (process.pid, process.group)).collect();
+        // Groups that have another member, the last first.
+        let others = processes.iter().filter(|process| !waiting.contains_key(&process.pid));
+        let mut ready: Vec<u32> = others.map(|process| process.group).collect();
+        let mut rank = 0;
+        while let Some(group) = ready.pop() {
+            let node = self.by_pid.get(&group).and_then(|&at| self.plan.nodes.get_mut(at));
+            let (Some(node), Some(next)) = (node, waiting.get(&group)) else { continue };
+            if node.leaves.is_none() {
                 (node.leads_group, node.leaves) = (true, Some(rank));
+                rank += 1;
+                ready.push(*next);
             }
+        }
+        if rank as usize != waiting.len() {
+            return Err(Error::Unsteady("groups that only led each other".to_owned()));
         }
         Ok(())
     }
@@ -175,11 +204,8 @@ impl Planner {
     fn add_foregrounds(&mut self, picture: &Picture) {
         for look in picture.terminals.iter().filter_map(|terminal| terminal.look.as_deref()) {
             let (group, session) = (look.foreground, look.session);
-            let gone = |process: &Process| process.pid != group && process.group != group;
-            if group != 0
-                && !self.by_pid.contains_key(&group)
-                && self.by_pid.contains_key(&session)
-                && picture.processes.iter().all(gone)
+            // Groups with members have a leader by now.
+            if group != 0 && !self.by_pid.contains_key(&group) && self.by_pid.contains_key(&session)
             {
                 let index = self.push(group, group, session, Role::Temporary);
                 self.adopt(session, index);
@@ -203,24 +229,21 @@ impl Planner {
         }
     }
 
-    fn place(&mut self, process: &Process, all: &[Process]) -> Result<()> {
+    fn place(&mut self, process: &Process, birth: Option<u32>, all: &[Process]) -> Result<()> {
         let Some(&index) = self.by_pid.get(&process.pid) else { return Ok(()) };
         if process.parent == 1 || !self.by_pid.contains_key(&process.parent) {
-            match birth_session(process, all) {
+            match birth {
                 Some(session) if session != process.pid => self.adopt(session, index),
                 _ => self.root(index),
             }
             return Ok(());
         }
-        let Some(parent) = all.iter().find(|other| other.pid == process.parent) else {
+        // The first nodes are the processes, in their order.
+        let at = self.by_pid.get(&process.parent).copied().unwrap_or_default();
+        let (Some(parent), Some(node)) = (all.get(at), self.plan.nodes.get_mut(at)) else {
             return Ok(());
         };
-        let Some(node) = self.by_pid.get(&parent.pid).and_then(|&at| self.plan.nodes.get_mut(at))
-        else {
-            return Ok(());
-        };
-        let needed = birth_session(process, all);
-        if needed.is_none_or(|session| session == parent.session) {
+        if birth.is_none_or(|session| session == parent.session) {
             node.children.push(index);
         } else if parent.session == parent.pid {
             node.early.push(index);
@@ -249,16 +272,23 @@ impl Planner {
     }
 }
 
-/// The session that a process must be born in: its own unless it leads one, else that of children
+/// The session that each process must be born in: its own unless it leads one, else that of children
 /// which were born before it did; none where that does not matter.
-fn birth_session(process: &Process, all: &[Process]) -> Option<u32> {
-    if process.session != process.pid {
-        return Some(process.session);
+fn birth_sessions(processes: &[Process]) -> Vec<Option<u32>> {
+    let mut births = Vec::with_capacity(processes.len());
+    // Those of leaders, as their children have it; in the end, as the first of them has it.
+    let mut by_children = BTreeMap::new();
+    // Children come behind their parents.
+    for process in processes.iter().rev() {
+        let leads = process.session == process.pid;
+        let birth = if leads { by_children.remove(&process.pid) } else { Some(process.session) };
+        if let Some(session) = birth.filter(|session| *session != process.parent) {
+            by_children.insert(process.parent, session);
+        }
+        births.push(birth);
     }
-    all.iter()
-        .filter(|child| child.parent == process.pid && child.pid != process.pid)
-        .filter_map(|child| birth_session(child, all))
-        .find(|&session| session != process.pid)
+    births.reverse();
+    births
 }
 
 #[cfg(test)]
