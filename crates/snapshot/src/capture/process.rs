@@ -11,7 +11,7 @@ use super::descriptors::ask_close_on_exec;
 use super::memory::Told;
 use super::thread::{self, THREAD_ROOM};
 use super::{signals, timers};
-use crate::error::{Context, Result, unreadable};
+use crate::error::{Context, Error, Result, unreadable};
 use crate::inject::Hand;
 use crate::picture::{Alive, ProcessAttributes, SignalAction};
 use crate::proc::{self, Mapping, Stat, Status, refuse};
@@ -135,6 +135,12 @@ impl Capture<'_> {
     /// What can be seen to be in the way before anything is touched.
     fn check(&self, stopped: &Stopped, status: &Status, stat: &Stat, inner: u32) -> Result<()> {
         let no = |what: &str| Err(refuse(inner, &stat.name, what));
+        let waiting = status.hexadecimal("ShdPnd") | status.hexadecimal("SigPnd");
+        if waiting >> (libc::SIGSTOP - 1) & 1 == 1 {
+            // It would not get to the stub.
+            let name = String::from_utf8_lossy(&stat.name);
+            return Err(Error::Unsteady(format!("{name} is being stopped by a signal")));
+        }
         if status.number("Seccomp_filters") > 1 {
             return no(OWN_FILTER);
         }
