@@ -191,6 +191,18 @@ fn result(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Takes back now what this thread would take back of semaphores at its end, and has none of that
+/// from then on: as one that never started another. See `CLONE_SYSVSEM` in
+/// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html).
+pub fn drop_adjustments() -> io::Result<()> {
+    // SAFETY: no memory is passed, and nothing but the list is unshared.
+    if unsafe { libc::unshare(libc::CLONE_SYSVSEM) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

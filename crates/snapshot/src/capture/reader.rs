@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use forkyard_sys::memory::Pages;
-use forkyard_sys::signal;
+use forkyard_sys::{signal, system_v};
 use rustix::process::Pid;
 
 use super::memory::Source;
@@ -57,6 +57,9 @@ impl Reader {
         // What the first thread waits for must not be taken by the second.
         let may_start = with_thread && signal::set_blocked(true).is_ok();
         let thread = may_start.then(Thread::start).and_then(io::Result::ok);
+        // To have started one, this has a list of what it will take back of semaphores: processes
+        // are compared with it.
+        let _ = system_v::drop_adjustments();
         Self { thread, own: VecDeque::new(), begun: 0 }
     }
 

@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 
 use forkyard_sys::remote::{self, Kind};
 use forkyard_sys::system_v::{self, Object};
-use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::Capture;
@@ -166,9 +165,7 @@ impl Capture<'_> {
             self.picture.semaphores.push(Semaphores { object, values, used });
         }
         if self.picture.semaphores.iter().any(|semaphores| semaphores.used) {
-            processes
-                .iter()
-                .try_for_each(|stopped| check_adjustments(stopped, self.subject.init))?;
+            processes.iter().try_for_each(check_adjustments)?;
         }
         let mut total = 0;
         for line in table("msg")? {
@@ -200,11 +197,12 @@ fn read_queue(object: Object, bytes: u64, count: u64) -> std::io::Result<Queue> 
 }
 
 /// What a process will take back of semaphores at its end nobody can tell, only that there may be
-/// something: then the kernel keeps a list for it, as for every process that has started a thread,
-/// which init never has.
-fn check_adjustments(stopped: &Stopped, init: Pid) -> Result<()> {
+/// something: then the kernel keeps a list for it, as for every process that has started a thread.
+/// This thread has none, see [`Reader::start`](super::reader::Reader::start).
+fn check_adjustments(stopped: &Stopped) -> Result<()> {
+    let me = rustix::process::getpid();
     for &tid in &stopped.threads {
-        let same = remote::compare(Kind::Adjustments, (init, 0), (tid, 0));
+        let same = remote::compare(Kind::Adjustments, (me, 0), (tid, 0));
         if same.context(|| "kcmp".to_owned())? != Ordering::Equal {
             let what = "it has threads, or System V semaphores to give back (SEM_UNDO)";
             let inner = Status::read(stopped.pid)?.inner_id("NSpid");
