@@ -200,8 +200,8 @@ impl Engine {
     }
 
     async fn finish_clone(&self, live: &LiveSandbox, ready: Ready) -> Result<()> {
-        // Asked for ahead, commands are told as soon as there are any.
-        tokio::try_join!(self.finish_inner(live, ready), live.take_up_commands()).map(drop)
+        self.finish_inner(live, ready).await?;
+        live.take_up_commands().await
     }
 
     /// Writes a clone down and makes its place, before it is known what it will be.
