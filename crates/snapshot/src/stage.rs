@@ -2,8 +2,9 @@
 //!
 //! Each area with contents has a mirror of the same length, with the same protection; that of a
 //! large one is congruent with it modulo 2 MiB. Small ones lie side by side, so that the kernel
-//! takes them for one mapping: each fork on a clone's way would copy every single one. A clone inherits the mirrors by fork and moves them to where they belong,
-//! so that all clones share their pages until they write to them.
+//! takes them for one mapping: each fork on a clone's way would copy every single one. A clone
+//! inherits the mirrors by fork and moves them to where they belong, so that all clones share their
+//! pages until they write to them.
 
 mod disk;
 mod dress;
