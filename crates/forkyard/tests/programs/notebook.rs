@@ -8,11 +8,15 @@ use super::{PATIENCE, fork};
 /// Runs the cells `cell.N` one after the other, over connections that it keeps, and writes to
 /// `out.N` what each came to.
 const CLIENT: &str = r#"
-import os, sys, time
+import json, os, sys, time
 from jupyter_client import BlockingKernelClient
 def until(file):
     while not os.path.exists(file): time.sleep(0.005)
-until("kernel.json")
+# The kernel writes it in place: it is there before it is whole.
+def whole(file):
+    try: return json.load(open(file))
+    except (OSError, ValueError): return None
+while not whole("kernel.json"): time.sleep(0.005)
 client = BlockingKernelClient(connection_file="kernel.json")
 client.load_connection_file()
 client.start_channels()
