@@ -19,6 +19,7 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use tokio::sync::{Notify, watch};
 
+use crate::base::Holds;
 use crate::cgroup::Cgroups;
 use crate::cradle::Nursery;
 use crate::error::{Error, Result};
@@ -48,6 +49,7 @@ pub struct Engine {
     pub(crate) snapshots: Snapshots,
     pub(crate) trash: Trash,
     pub(crate) nursery: Nursery,
+    pub(crate) holds: Holds,
     /// What is still being written down or removed behind answers.
     behind: watch::Sender<usize>,
     /// A sandbox went out of the index.
@@ -89,6 +91,7 @@ impl Engine {
             snapshots,
             trash,
             nursery: Nursery::default(),
+            holds: Holds::default(),
             behind: watch::channel(0).0,
             released: Notify::new(),
             sandboxes: Mutex::default(),

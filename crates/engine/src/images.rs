@@ -253,6 +253,7 @@ impl Images {
         let root = Overlay {
             target: "/".to_owned(),
             lowers: (0..sources.len()).rev().collect(),
+            base: Vec::new(),
             name: "root".to_owned(),
         };
         let config = image.config;
@@ -290,12 +291,16 @@ impl Images {
 
 fn host_rootfs(host: &HostImage) -> Rootfs {
     let mut sources = vec![source(&host.skeleton)];
-    let mut overlays =
-        vec![Overlay { target: "/".to_owned(), lowers: vec![0], name: "root".to_owned() }];
+    let mut overlays = vec![Overlay {
+        target: "/".to_owned(),
+        lowers: vec![0],
+        base: Vec::new(),
+        name: "root".to_owned(),
+    }];
     for tree in &host.trees {
         let target = tree.to_string_lossy().into_owned();
         let name = target.trim_matches('/').replace('/', "-");
-        overlays.push(Overlay { target, lowers: vec![sources.len()], name });
+        overlays.push(Overlay { target, lowers: vec![sources.len()], base: Vec::new(), name });
         sources.push(source(tree));
     }
     let config = RunConfig { workdir: Some("/root".to_owned()), ..RunConfig::default() };

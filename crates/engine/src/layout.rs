@@ -17,6 +17,7 @@ use crate::model::{SandboxId, SnapshotId};
 ///      /run/ID                    socket of a sandbox's init
 ///      /sandboxes/ID/paused/      a sandbox while it is paused, of the form of a snapshot
 ///      /snapshots/ID/             snapshots; with `.part` behind the name until all is there
+///      /bases/N/                  layers that sandboxes share, see [`crate::base`]
 ///      /templates/N/              copies of a sandbox's files, while it is forked
 ///      /trash/                    being removed
 /// ```
@@ -30,8 +31,9 @@ impl Layout {
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let layout = Self { root: root.to_owned() };
         let root = layout.root.clone();
-        let (templates, snapshots) = (layout.templates(), layout.snapshots());
-        for dir in [root, layout.sandboxes(), layout.run(), templates, snapshots, layout.trash()] {
+        let (bases, templates) = (layout.bases(), layout.templates());
+        let (snapshots, trash) = (layout.snapshots(), layout.trash());
+        for dir in [root, layout.sandboxes(), layout.run(), bases, templates, snapshots, trash] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -72,6 +74,22 @@ impl Layout {
 
     pub(crate) fn socket(&self, id: &SandboxId) -> PathBuf {
         self.run().join(id.as_str())
+    }
+
+    fn bases(&self) -> PathBuf {
+        self.root.join("bases")
+    }
+
+    pub(crate) fn all_bases(&self) -> Result<Vec<PathBuf>> {
+        let dir = self.bases();
+        let all = std::fs::read_dir(&dir)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+        all.map_err(Error::io(format!("reading {}", dir.display())))
+    }
+
+    /// A place for layers that sandboxes share, where nothing is yet.
+    pub(crate) fn new_base(&self) -> PathBuf {
+        self.bases().join(crate::clock::unique().to_string())
     }
 
     pub(crate) fn templates(&self) -> PathBuf {

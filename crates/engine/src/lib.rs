@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod base;
 #[doc(hidden)]
 pub mod benching;
 pub mod cgroup;

@@ -49,6 +49,7 @@ pub(crate) async fn recover(engine: &Arc<Engine>) -> Result<()> {
     }
     sweep_files(engine)?;
     engine.recover_snapshots()?;
+    engine.sweep_bases()?;
     let engine = Arc::downgrade(engine);
     tokio::spawn(async move {
         tokio::time::sleep(RETURN_WAIT).await;

@@ -19,6 +19,7 @@ use forkyard_guest::proto::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
+use crate::base::Base;
 use crate::cgroup::Group;
 use crate::clock::now;
 use crate::command::RunningCommand;
@@ -50,8 +51,11 @@ pub(crate) struct Internal {
     pub(crate) generation: u32,
     /// Its root and other overlays.
     pub(crate) overlays: Vec<Overlay>,
-    /// What its mounts are made of.
+    /// What its mounts are made of, but for its bases.
     pub(crate) sources: Vec<MountSource>,
+    /// Layers above its image that it shares, the topmost first.
+    #[serde(default)]
+    pub(crate) bases: Vec<Base>,
     /// Its cgroups.
     pub(crate) group: Option<Group>,
     /// The image's entrypoint.

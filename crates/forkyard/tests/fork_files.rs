@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -23,14 +24,15 @@ const WRITE: &str = "
     echo more >>/etc/passwd; rm -r /etc; mkdir /etc; echo fresh >/etc/fresh
     echo unseen >deleted; exec 7<deleted; rm deleted";
 
+/// Makes it more than each clone has a copy of.
+const MUCH: &str = "dd if=/dev/urandom of=/work/deep/much bs=1M count=17 2>/dev/null";
+
 /// All that can be seen of it.
 const SHOW: &str = "
-    cd /; find /work /etc /bin | sort |
-    while read -r path; do
-        stat -c '%n %F %a %s %h %u:%g' \"$path\"
-        [ ! -f \"$path\" ] || { stat -c %Y \"$path\"; md5sum <\"$path\"; }
-        [ ! -L \"$path\" ] || readlink \"$path\"
-    done
+    cd /; find /work /etc /bin | sort | xargs stat -c '%N %F %a %u:%g'
+    find /work /etc /bin ! -type d | sort | xargs stat -c '%n %s %h'
+    find /work /etc /bin -type f | sort | xargs stat -c %Y
+    find /work /etc -type f | sort | xargs md5sum
     stat -c '%i' /work/file-1 /work/deep/one /work/deep/er/uno | uniq | wc -l";
 
 /// A sandbox of an image whose files it may remove, in every mode.
@@ -68,24 +70,56 @@ fn used(dir: &Path) -> u64 {
         .sum()
 }
 
+/// Panics with the lines that differ, if any do.
+#[track_caller]
+fn assert_same(now: &str, before: &str) {
+    let only = |these: &str, others: &str| -> Vec<String> {
+        let others: BTreeSet<&str> = others.lines().collect();
+        these.lines().filter(|line| !others.contains(line)).map(str::to_owned).collect()
+    };
+    assert!(now == before, "new: {:#?}, gone: {:#?}", only(now, before), only(before, now));
+}
+
+/// How many layers there are that clones share.
+fn bases(server: &TestServer) -> usize {
+    fs::read_dir(server.store().join("bases")).unwrap().count()
+}
+
 #[test]
 fn files_of_all_kinds_are_the_same_in_clones_and_clones_of_clones() {
+    look_at_clones_after(WRITE, [0, 0]);
+}
+
+#[test]
+fn files_of_all_kinds_are_the_same_in_clones_that_share_them() {
+    look_at_clones_after(&format!("{WRITE}; {MUCH}"), [1, 2]);
+}
+
+/// Forks twice; `shared`: how many layers clones share after the first fork, and after another
+/// one of a clone that wrote much.
+fn look_at_clones_after(write: &str, shared: [usize; 2]) {
     let server = TestServer::start();
     let image = image_dir();
     let source = small(&server, &image);
-    source.say(WRITE);
+    source.say(write);
     let before = source.say(SHOW);
     assert!(before.contains("/work/deep/fifo fifo") && before.contains("/etc/fresh"), "{before}");
     let first = fork(&source, &["-n", "3"]);
     assert!(was_copied_ahead(&first), "{:?}", first.report);
+    assert_eq!(bases(&server), shared[0]);
     let mut all = clones(&first, &server);
+    if shared[1] > 0 {
+        // Its own, and the same.
+        all[0].say("cd /work/deep; cp -p much own; mv own much");
+    }
     let nested = fork(&all[0], &["-n", "2"]);
     all.extend(clones(&nested, &server));
     for clone in &all {
-        assert_eq!(clone.say(SHOW), before);
+        assert_same(&clone.say(SHOW), &before);
         assert_eq!(clone.say("cat <&7; [ ! -e /work/gone/x ] && echo gone"), "unseen\ngone\n");
     }
-    assert_eq!(source.say(SHOW), before);
+    assert_same(&source.say(SHOW), &before);
+    assert_eq!(bases(&server), shared[1]);
 }
 
 #[test]
@@ -103,9 +137,9 @@ fn clones_and_original_write_on_their_own_and_leave_in_any_order() {
     let server = TestServer::start();
     let image = image_dir();
     small(&server, &image);
-    for first_to_go in 0..3 {
+    for (first_to_go, write) in [WRITE, &format!("{WRITE}; {MUCH}"), WRITE].iter().enumerate() {
         let source = create(&server, &["small"]);
-        source.say(WRITE);
+        source.say(write);
         let mut all = clones(&fork(&source, &["-n", "2"]), &server);
         all.push(source);
         for (n, sandbox) in all.iter().enumerate() {
@@ -130,7 +164,96 @@ fn clones_and_original_write_on_their_own_and_leave_in_any_order() {
         for sandbox in [&all[first_to_go], &all[last], &again[0]] {
             server.ok(&["rm", &sandbox.id]);
         }
+        wait_for("layers that nobody has to go", SOON, || bases(&server) == 0);
     }
+}
+
+#[test]
+fn what_is_open_in_a_shared_layer_shows_what_others_write_to_it() {
+    let server = TestServer::start();
+    let image = image_dir();
+    let source = small(&server, &image);
+    source.say(&format!("{WRITE}; {MUCH}; echo one >log; exec 8<log 9>>log; read -r line <&8"));
+    let clones = clones(&fork(&source, &["-n", "2"]), &server);
+    assert_eq!(bases(&server), 1);
+    for clone in &clones {
+        assert_eq!(
+            clone.say("echo two >&9; cat <&8; echo three >>/work/log; cat <&8"),
+            "two\nthree\n"
+        );
+        assert_eq!(clone.sh("cat /work/log"), "one\ntwo\nthree\n");
+    }
+    assert_eq!(source.say("cat <&8; cat log"), "one\n");
+}
+
+#[test]
+fn a_directory_that_is_half_read_is_read_on_in_clones_that_have_much() {
+    let server = TestServer::start();
+    let source = create(&server, &[]);
+    source.say(
+        "mkdir /many; cd /many; for n in $(seq 1200); do : >$n; done
+         mkfifo /tmp/go /tmp/read; ls -U /many >/tmp/all",
+    );
+    let program = "
+import os
+entries = os.scandir('/many')
+names = [next(entries).name for _ in range(5)]
+open('/tmp/read', 'w').write('5')
+open('/tmp/go').read()
+print(len(set(names + [entry.name for entry in entries])))";
+    let line = format!("python3 -c \"{program}\"");
+    let number = source.start(&line);
+    source.say("cat /tmp/read");
+    let fork = fork(&source, &["-n", "2"]);
+    let mut all = clones(&fork, &server);
+    all.push(source);
+    for sandbox in &all {
+        sandbox.say("echo >/tmp/go");
+        sandbox.wait(number);
+        let output = server.ok(&["logs", &sandbox.id, &number.to_string()]);
+        assert_eq!(output.trim(), "1200");
+    }
+}
+
+#[test]
+fn a_shared_layer_stays_while_anybody_has_it_and_no_longer() {
+    let mut server = TestServer::start();
+    let image = image_dir();
+    let show = |sandbox: &Sandbox<'_>| sandbox.sh("md5sum </work/deep/much; cat /work/file-7");
+    let (ids, before) = {
+        let source = small(&server, &image);
+        source.say(&format!("{WRITE}; {MUCH}"));
+        let before = show(&source);
+        let clones = clones(&fork(&source, &["-n", "3"]), &server);
+        server.ok(&["rm", &source.id]);
+        // A reset is from the image.
+        server.ok(&["reset", &clones[0].id]);
+        clones[0].say("[ ! -e /work ] && ls /bin/vi");
+        let again = &self::clones(&fork(&clones[0], &[]), &server)[0];
+        again.say("[ ! -e /work ] && ls /bin/vi");
+        server.ok(&["snapshot", &clones[1].id, "kept"]);
+        server.ok(&["pause", &clones[2].id]);
+        (clones.iter().map(|clone| clone.id.clone()).collect::<Vec<_>>(), before)
+    };
+    // A killed server may have been about to share another one.
+    let stray = server.store().join("bases/1-stray");
+    fs::create_dir(&stray).unwrap();
+    server.kill9();
+    server.restart();
+    assert!(!stray.exists());
+    let of = |id: &str| Sandbox { server: &server, id: id.to_owned() };
+    assert_eq!(show(&of(&ids[1])), before);
+    server.ok(&["resume", &ids[2]]);
+    assert_eq!(show(&of(&ids[2])), before);
+    server.ok(&["rm", &ids[1], &ids[2]]);
+    let other = create(&server, &["--from", "kept"]);
+    assert_eq!(show(&other), before);
+    let copy = &clones(&fork(&other, &[]), &server)[0];
+    assert_eq!(show(copy), before);
+    server.ok(&["rm", &other.id, &copy.id]);
+    assert_eq!(bases(&server), 1);
+    server.ok(&["snapshots", "rm", "kept"]);
+    wait_for("the layer to go", SOON, || bases(&server) == 0);
 }
 
 #[test]
@@ -182,9 +305,9 @@ fn files_alone_are_kept_of_what_was_copied_ahead() {
     server.ok(&["snapshot", &source.id, "whole"]);
     for snapshot in ["kept", "whole"] {
         let other = create(&server, &["--from", snapshot]);
-        assert_eq!(other.sh(SHOW), before, "{snapshot}");
+        assert_same(&other.sh(SHOW), &before);
     }
     server.ok(&["pause", &source.id]);
     server.ok(&["resume", &source.id]);
-    assert_eq!(source.say(SHOW), before);
+    assert_same(&source.say(SHOW), &before);
 }

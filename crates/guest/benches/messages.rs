@@ -66,6 +66,7 @@ fn spawn() -> SpawnerRequest {
             .map(|target| Overlay {
                 target: target.to_owned(),
                 lowers: vec![0, 4],
+                base: Vec::new(),
                 name: "root".to_owned(),
             })
             .to_vec(),

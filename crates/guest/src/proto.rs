@@ -250,6 +250,9 @@ pub struct Overlay {
     pub target: String,
     /// Its read-only layers, the topmost first, as indices into the sources.
     pub lowers: Vec<usize>,
+    /// Layers of the sandbox's base above these, the topmost first; a reset leaves them out.
+    #[serde(default)]
+    pub base: Vec<usize>,
     /// Its name in a generation of the sandbox's directory: `GENERATION/NAME` is its upper,
     /// `GENERATION/NAME.work` beside it overlayfs's own.
     pub name: String,

@@ -3,6 +3,7 @@
 //! Everything is resolved below descriptors: an image whose `/proc` is a symbolic link, or whose
 //! `/etc` leads out, only harms itself.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -63,12 +64,55 @@ impl Builder {
         Ok(format!("{}/{}", fd_path(state), setup.generation))
     }
 
+    /// Has the sandbox that this process is in have files of its own, where these paths lead to
+    /// files of its base: who has one open from there does not see what is written to it later.
+    pub(crate) fn take_from_base(
+        &self,
+        setup: &Setup,
+        paths: BTreeSet<&[u8]>,
+    ) -> Result<(), Failure> {
+        // Opened for writing, a file is copied from its layer into the upper.
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        for path in paths.into_iter().filter(|path| self.is_in_base(setup, path)) {
+            match rustix::fs::open(path, flags, Mode::empty()) {
+                // Covered by what is not there, or may not be written, it stays what it is.
+                Ok(_)
+                | Err(Errno::NOENT | Errno::TXTBSY | Errno::ROFS | Errno::PERM | Errno::LOOP) => {}
+                Err(error) => {
+                    let what = format!("copying {}", String::from_utf8_lossy(path));
+                    return Err(Failure::new(what, &error.into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_in_base(&self, setup: &Setup, path: &[u8]) -> bool {
+        let below = |overlay: &Overlay| {
+            let target = overlay.target.trim_end_matches('/').as_bytes();
+            path.strip_prefix(target)?.strip_prefix(b"/").map(<[u8]>::to_vec)
+        };
+        let all = setup.overlays.iter().filter_map(|overlay| Some((overlay, below(overlay)?)));
+        // The innermost, whose path is the longest.
+        let Some((overlay, path)) = all.min_by_key(|(_, path)| path.len()) else { return false };
+        overlay.base.iter().any(|&layer| {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let file = source(&self.mounts, layer).ok().and_then(|layer| {
+                openat2(layer, path.as_slice(), flags, Mode::empty(), resolve).ok()
+            });
+            let stat = file.and_then(|file| rustix::fs::fstat(file).ok());
+            stat.is_some_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+        })
+    }
+
     /// Builds the root that `setup` describes over the uppers of its generation, and makes it `/`.
     /// Nothing is to be started until the old root is let go.
     pub(crate) fn enter(&mut self, setup: &Setup, fresh: Fresh) -> Result<OldRoot, Failure> {
         let anchor = open_dir(ANCHOR).map_err(|e| Failure::new("opening /dev", &e))?;
         let mut used = Used::of(&self.mounts);
-        for &lower in setup.overlays.iter().flat_map(|overlay| &overlay.lowers) {
+        let layers = |overlay: &Overlay| [overlay.base.clone(), overlay.lowers.clone()].concat();
+        for lower in setup.overlays.iter().flat_map(layers) {
             used.once(lower, |fd| attach_mount_on(fd, &anchor), "attaching a layer")?;
         }
         used.once(setup.state, |fd| attach_mount_on(fd, &anchor), "attaching the uppers")?;
@@ -142,9 +186,13 @@ impl<'a> Used<'a> {
         Ok(())
     }
 
+    /// All of them for the next root, those of a base that this one is without any more included:
+    /// what follows them keeps its place.
     fn spares(self) -> Result<Vec<OwnedFd>, Failure> {
-        let unused = || Failure::new("keeping a mount that no root has", &Errno::BADF.into());
-        self.spares.into_iter().map(|spare| spare.ok_or_else(unused)).collect()
+        let failed = |e| Failure::new("keeping a mount that no root has", &e);
+        let all = self.spares.into_iter().zip(self.mounts);
+        all.map(|(spare, unused)| spare.map_or_else(|| unused.try_clone().map_err(failed), Ok))
+            .collect()
     }
 }
 
@@ -164,7 +212,10 @@ fn mount_overlay(
     target: &str,
 ) -> Result<(), Failure> {
     let state = fd_path(source(mounts, setup.state)?);
-    let mut lowers = Vec::with_capacity(overlay.lowers.len() + 1);
+    let mut lowers = Vec::with_capacity(overlay.base.len() + overlay.lowers.len() + 1);
+    for &layer in &overlay.base {
+        lowers.push(fd_path(source(mounts, layer)?));
+    }
     if overlay.target == "/" {
         lowers.push(format!("{state}/{IDENTITY}"));
     }

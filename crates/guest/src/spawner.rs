@@ -194,8 +194,8 @@ fn serve(
 }
 
 fn take(source: proto::Source, clones: Option<u32>) -> Take {
-    let proto::Source { init, ids, uppers, into } = source;
-    Take { init, ids, uppers, into, clones }
+    let proto::Source { init, ids, uppers, into, base } = source;
+    Take { init, ids, uppers, into, base, clones }
 }
 
 /// Serves requests to a template about snapshots on disk.

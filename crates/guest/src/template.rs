@@ -28,7 +28,7 @@ use crate::proto::{
 };
 
 pub(crate) use files::IN_MEMORY;
-use files::{Files, written};
+use files::{Files, Shared, written};
 
 /// What a template has taken.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(crate) struct Held {
     taken: Taken,
     /// Where copies of the sandbox's files are.
     files: String,
+    /// Layers that clones share instead.
+    shared: Vec<Shared>,
     /// How many clones there will be, where these are all that needs the copies.
     clones: Option<Cell<u32>>,
     /// The sandbox's root directory, where it was taken here.
@@ -61,6 +63,7 @@ pub(crate) struct Take {
     pub(crate) ids: Ids,
     pub(crate) uppers: String,
     pub(crate) into: String,
+    pub(crate) base: Option<String>,
     /// How many clones are made from it, before it takes another one of the same sandbox; none
     /// where nobody says.
     pub(crate) clones: Option<u32>,
@@ -112,15 +115,18 @@ impl Held {
                 done => break done.map_err(|error| take_error(&error))?,
             }
         };
+        let shared = files.share(&records, &taken.picture)?;
         let keep = what.clones.is_some();
         let copies = Some(copies).filter(|copies| keep && copies.lasting() >= LASTING);
         let lasting = copies.as_ref().map_or(0, Copies::lasting);
-        let mut report = TakeReport { lasting, ..report(&taken) };
+        let names = shared.iter().map(|layer| layer.name.clone()).collect();
+        let mut report = TakeReport { lasting, shared: names, ..report(&taken) };
         files.add_to(&mut report);
         let held = Self {
             records,
             taken,
             files: what.into.clone(),
+            shared,
             clones: what.clones.map(Cell::new),
             root: Some(root),
             taken_at,
@@ -157,12 +163,15 @@ impl Held {
     pub(crate) fn give_files(&self, setup: &Setup, state: &str) -> Result<(), Failure> {
         let left =
             self.clones.as_ref().map(|clones| clones.replace(clones.get().saturating_sub(1)));
+        let target = Path::new(state).join(&setup.generation);
         if left == Some(1) {
-            let target = Path::new(state).join(&setup.generation);
-            return std::fs::rename(&self.files, &target)
-                .map_err(|e| Failure::new(format!("moving files to {}", target.display()), &e));
+            std::fs::rename(&self.files, &target)
+                .map_err(|e| Failure::new(format!("moving files to {}", target.display()), &e))?;
+        } else {
+            disk::give_files(&self.files, setup, state)?;
         }
-        disk::give_files(&self.files, setup, state)
+        let mut layers = self.shared.iter();
+        layers.try_for_each(|layer| layer.make_upper(&target)).map_err(disk::failure)
     }
 }
 
@@ -330,5 +339,6 @@ fn report(taken: &Taken) -> TakeReport {
         memory: taken.stage.filled(),
         counts: taken.picture.counts(),
         lasting: 0,
+        shared: Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod following;
+mod overlaid;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,8 @@ use rustix::fs::{
 
 use crate::error::{Context, Result};
 
-pub use ahead::{FilesAhead, is_large};
+pub use ahead::{FilesAhead, Shareable, is_large};
+pub use overlaid::copy_above;
 
 /// Copies a directory to a place where there is none, with owners, modes, times, attributes, hard
 /// links and holes; all ids are less by `shift` in the copy. Nothing there where there is nothing.
@@ -121,7 +123,22 @@ fn attributes(
     if kind != FileType::Symlink {
         chmodat(to, path, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
     }
-    extended(from, to, name)?;
+    extended(from, to, name, |_| true)?;
+    times(to, path, stat)
+}
+
+/// Gives a directory of an upper what the one that it covers in the layer below has, but for marks
+/// of the overlay that this came from: where the layer's own hides what is below it, this one need
+/// not, and must not hide the layer's.
+fn attributes_of_layer(from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::fchown(to, Some(uid), Some(gid))?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
+    extended(from, to, b".", |name| !name.starts_with(b"user.overlay."))?;
+    times(to, OsStr::new("."), stat)
+}
+
+fn times(to: &OwnedFd, path: &OsStr, stat: &Stat) -> io::Result<()> {
     let time = |seconds: i64, nanos: u64| Timespec { tv_sec: seconds, tv_nsec: nanos as i64 };
     let times = Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
@@ -217,8 +234,13 @@ fn unset_extended(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies extended attributes, those by which an overlay marks its own among them.
-fn extended(from: &OwnedFd, to: &OwnedFd, name: &[u8]) -> io::Result<()> {
+/// Copies those extended attributes that are wanted; some mark what is an overlay's own.
+fn extended(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    name: &[u8],
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> io::Result<()> {
     let path = |dir: &OwnedFd| {
         let mut path = format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).into_bytes();
         path.extend_from_slice(name);
@@ -231,7 +253,9 @@ fn extended(from: &OwnedFd, to: &OwnedFd, name: &[u8]) -> io::Result<()> {
         Ok(_) => {}
         Err(error) => return Err(error.into()),
     }
-    for attribute in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+    for attribute in
+        names.split(|&byte| byte == 0).filter(|name| !name.is_empty() && is_wanted(name))
+    {
         let mut value = Vec::with_capacity(64 * 1024);
         lgetxattr(from.as_slice(), attribute, rustix::buffer::spare_capacity(&mut value))?;
         lsetxattr(to.as_slice(), attribute, &value, XattrFlags::empty())?;

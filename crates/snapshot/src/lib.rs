@@ -42,7 +42,7 @@ mod times;
 pub use build::{Home, build};
 pub use capture::{Copies, Outside, Subject, Taken, hold_still, take};
 pub use error::Error;
-pub use files::{FilesAhead, copy_tree, is_large};
+pub use files::{FilesAhead, Shareable, copy_above, copy_tree, is_large};
 pub use inside::{Answer, Looker, Request, Waiting, answer};
 pub use machine::prepare;
 pub use picture::Picture;

@@ -16,7 +16,7 @@ mod system_v;
 mod terminals;
 mod timers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,35 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// Whether a directory is open that was read in part.
+    pub fn has_half_read_directories(&self) -> bool {
+        let half = |description: &Description| match &description.kind {
+            DescriptionKind::Directory(_, rest) => description.position != 0 && rest.count != 0,
+            _ => false,
+        };
+        self.descriptions.iter().any(half)
+    }
+
+    /// Paths of what is open, or mapped so that changes of the file are seen.
+    pub fn open_paths(&self) -> BTreeSet<&[u8]> {
+        let open = self.descriptions.iter().filter_map(|description| match &description.kind {
+            DescriptionKind::Path(path) => Some(path.as_slice()),
+            _ => None,
+        });
+        let alive = self.processes.iter().filter_map(|process| match &process.body {
+            Body::Alive(alive) => Some(alive),
+            Body::Zombie(_) => None,
+        });
+        let mapped =
+            alive.flat_map(|alive| &alive.memory.areas).filter_map(|area| match &area.kind {
+                AreaKind::File { file: FileRef::Path(path), shared: true, .. } => {
+                    Some(path.as_slice())
+                }
+                _ => None,
+            });
+        open.chain(mapped).collect()
+    }
+
     /// Processes, threads, and open file descriptions.
     pub fn counts(&self) -> [u32; 3] {
         let threads = |process: &Process| match &process.body {

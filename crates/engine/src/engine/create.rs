@@ -183,6 +183,7 @@ impl Engine {
             generation: 1,
             overlays: rootfs.overlays,
             sources,
+            bases: Vec::new(),
             group: None,
             entrypoint: config.entrypoint,
             default_argv: config.argv,
@@ -213,11 +214,11 @@ impl Engine {
         self: &Arc<Self>,
         live: &Arc<LiveSandbox>,
         site: Site,
-        setup: Setup,
+        mut setup: Setup,
         maker: Maker<'_>,
     ) -> Result<Ready> {
         let Site { place, listener, ours, theirs } = site;
-        let sources = live.internal().sources;
+        let sources = crate::base::sources(&live.internal(), &mut setup);
         let spawned = match maker {
             Maker::Spawner => self.spawner.spawn(place, sources, setup, theirs, &listener).await?,
             Maker::Template(template) => {

@@ -92,6 +92,7 @@ impl Engine {
         self.clean_up(live)?;
         self.layout.discard(&self.layout.sandbox(live.id()))?;
         let removed = self.store.remove(live.id(), detail);
+        self.release_bases(live.internal().bases.iter().map(|base| &base.dir));
         self.trash.sweep();
         match removed {
             Err(error) if error.is_full() => {

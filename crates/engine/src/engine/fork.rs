@@ -1,5 +1,6 @@
 //! Live fork: running copies of a running sandbox.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use forkyard_sys::channel;
 use super::Engine;
 use super::create::{Maker, Ready, Site};
 use crate::account::{Account, Room};
+use crate::base::{BASES_MAX, Base};
 use crate::error::{Error, Result};
 use crate::model::{Fork, ForkReport, ForkSpec, Phase, Sandbox, SandboxId, State};
 use crate::sandbox::{Internal, LiveSandbox, Turn};
@@ -34,7 +36,10 @@ impl Engine {
         if live.state() != State::Running {
             return Err(live.wrong_state());
         }
-        let files = self.layout.new_template()?;
+        let files = Places { copies: self.layout.new_template()?, layers: self.layout.new_base() };
+        let mut bases: Vec<_> = live.internal().bases.into_iter().map(|base| base.dir).collect();
+        bases.push(files.layers.clone());
+        let _hold = self.hold_bases(bases);
         let mut names = names.into_iter();
         // What a terminal's line editor holds is taken out and put back: nobody types meanwhile.
         let typing = live.typing.write().await;
@@ -46,7 +51,7 @@ impl Engine {
                 // While the template works: who was told so far may have been woken behind this
                 // thread, on its processor.
                 std::thread::yield_now();
-                let expected = self.expect_clone(live, names.next().flatten()).await;
+                let expected = self.expect_clone(live, None, names.next().flatten()).await;
                 let taken = match taking.finish().await {
                     // One that was killed while it was kept may be known to be so later yet.
                     Err(Error::Io { .. }) if was_kept => self.take_anew(live, &files, count).await,
@@ -56,13 +61,14 @@ impl Engine {
                 if let Some(account) = taken.as_ref().ok().and_then(|t| t.template.account()) {
                     account.unbound(&self.cgroups);
                 }
+                let base = taken.as_ref().ok().and_then(|taken| files.base(&taken.report));
                 let lasts = taken.as_ref().is_ok_and(|taken| taken.report.lasting > 0);
                 let keep = Some(alone).filter(|_| lasts);
-                self.make_all(live, begun, (taken, keep), expected, names).await
+                self.make_all((live, base), begun, (taken, keep), expected, names).await
             }
             Err(error) => Err(error),
         };
-        self.layout.discard(&files)?;
+        self.layout.discard(&files.copies)?;
         self.trash.sweep();
         result
     }
@@ -72,7 +78,7 @@ impl Engine {
         &self,
         live: &LiveSandbox,
         kept: Option<Template>,
-        files: &std::path::Path,
+        files: &Places,
         clones: u32,
     ) -> Result<Taking> {
         let room = Room::beside(live)?;
@@ -85,7 +91,9 @@ impl Engine {
             init: live.info().pid.ok_or_else(|| Error::Gone(live.id().to_string()))?,
             ids: self.mode.ids(internal.slot),
             uppers: uppers.to_string_lossy().into_owned(),
-            into: files.to_string_lossy().into_owned(),
+            into: files.copies.to_string_lossy().into_owned(),
+            base: (internal.bases.len() < BASES_MAX)
+                .then(|| files.layers.to_string_lossy().into_owned()),
         };
         // One that was killed is known to be so late, and one may have no room any more.
         if let Some(template) = kept
@@ -104,12 +112,7 @@ impl Engine {
     }
 
     /// Has another template take a picture from nothing.
-    async fn take_anew(
-        &self,
-        live: &LiveSandbox,
-        files: &std::path::Path,
-        clones: u32,
-    ) -> Result<Taken> {
+    async fn take_anew(&self, live: &LiveSandbox, files: &Places, clones: u32) -> Result<Taken> {
         self.begin_take(live, None, files, clones).await?.finish().await
     }
 
@@ -125,7 +128,7 @@ impl Engine {
     /// Makes the clones, the first of which is expected, from what was taken.
     async fn make_all(
         self: &Arc<Self>,
-        source: &Arc<LiveSandbox>,
+        (source, base): (&Arc<LiveSandbox>, Option<Base>),
         begun: Instant,
         (taken, keep): (Result<Taken>, Option<Turn>),
         expected: Result<Expected>,
@@ -135,7 +138,7 @@ impl Engine {
         match (taken, expected) {
             (Ok(Taken { template, setup, report }), Ok(expected)) => {
                 let from = (template, keep, &setup);
-                let made = self.make_clones(source, from, expected, names).await;
+                let made = self.make_clones((source, base), from, expected, names).await;
                 made.map(|(clones, first)| Fork {
                     clones,
                     report: fork_report(begun, took, report, first),
@@ -152,7 +155,7 @@ impl Engine {
 
     async fn make_clones(
         self: &Arc<Self>,
-        source: &Arc<LiveSandbox>,
+        (source, base): (&Arc<LiveSandbox>, Option<Base>),
         (template, keep, setup): (Template, Option<Turn>, &Setup),
         first: Expected,
         names: impl Iterator<Item = Option<String>>,
@@ -160,6 +163,10 @@ impl Engine {
         let start = Instant::now();
         let mut begun: Vec<(Arc<LiveSandbox>, Option<Ready>)> = Vec::new();
         let mut failed = None;
+        // Until now, nobody knew of it.
+        first.live.change_in_memory(|_, internal| {
+            internal.bases.splice(..0, base.clone()).for_each(drop);
+        });
         let mut next = Some(Ok(first));
         let mut names = names;
         while let Some(expected) = next.take() {
@@ -172,7 +179,7 @@ impl Engine {
                 }
             }
             if let Some(name) = names.next() {
-                next = Some(self.expect_clone(source, name).await);
+                next = Some(self.expect_clone(source, base.clone(), name).await);
             }
         }
         // Whatever changes in its memory from now on is in no clone any more.
@@ -208,6 +215,7 @@ impl Engine {
     async fn expect_clone(
         self: &Arc<Self>,
         source: &LiveSandbox,
+        base: Option<Base>,
         name: Option<String>,
     ) -> Result<Expected> {
         let (id, slot) = (SandboxId::new(), self.reserve_slot()?);
@@ -221,6 +229,7 @@ impl Engine {
         let mut internal =
             Internal { slot, generation: 1, group: None, oom_kills: 0, ..source.internal() };
         internal.ephemeral = false;
+        internal.bases.splice(..0, base);
         let state = |id| self.layout.sandbox(id).to_string_lossy().into_owned();
         let of_source = state(&parent.id);
         let states = internal.sources.iter_mut().filter(|mount| mount.path == of_source);
@@ -252,6 +261,22 @@ impl Engine {
             Ok(ready) => Ok((live, ready)),
             Err(error) => Err(self.undo(&live, error).await),
         }
+    }
+}
+
+/// Where copies of a sandbox's files go.
+struct Places {
+    /// Those for the last clone, and for the others to be copied again.
+    copies: PathBuf,
+    /// Those that all of them share.
+    layers: PathBuf,
+}
+
+impl Places {
+    /// The base of the clones, where they share anything.
+    fn base(&self, report: &TakeReport) -> Option<Base> {
+        let overlays = report.shared.clone();
+        (!overlays.is_empty()).then(|| Base { dir: self.layers.clone(), overlays })
     }
 }
 

@@ -42,11 +42,13 @@ impl Engine {
         live.change_in_memory(|sandbox, internal| {
             sandbox.state = State::Running;
             internal.generation = next.generation;
+            internal.bases.clear();
         });
         let (engine, live) = (Arc::clone(self), Arc::clone(live));
         self.behind(async move {
             engine.end_reset(&live, next.generation).await?;
             engine.layout.discard(&old)?;
+            engine.release_bases(next.bases.iter().map(|base| &base.dir));
             engine.trash.sweep();
             Ok(())
         });

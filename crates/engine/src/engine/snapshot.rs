@@ -86,6 +86,7 @@ impl Engine {
         }
         self.snapshots.forget(&entry)?;
         self.layout.discard(&self.layout.snapshot(entry.id()))?;
+        self.release_bases(entry.kept().internal.bases.iter().map(|base| &base.dir));
         self.trash.sweep();
         Ok(())
     }
@@ -148,6 +149,7 @@ impl Engine {
             ids: self.mode.ids(internal.slot),
             uppers: uppers.to_string_lossy().into_owned(),
             into: files.to_string_lossy().into_owned(),
+            base: None,
         };
         Ok((template, holder, source))
     }
@@ -187,6 +189,7 @@ impl Engine {
         let dirs = [self.layout.snapshot_part(entry.id()), self.layout.snapshot(entry.id())];
         let undone = dirs.iter().try_for_each(|dir| self.layout.discard(dir));
         let undone = undone.and_then(|()| self.snapshots.forget(entry));
+        self.release_bases(entry.kept().internal.bases.iter().map(|base| &base.dir));
         let detail = format!("{} was not taken: {error}", entry.id());
         let told = self.store.event(&entry.info().sandbox, "snapshot", &detail);
         if let Err(undo) = undone.and(told) {

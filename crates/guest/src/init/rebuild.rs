@@ -23,6 +23,7 @@ impl Init<'_> {
         let mut times = Times::start();
         held.check_marks()?;
         self.fill_memory_files()?;
+        self.builder.take_from_base(&self.setup, held.picture().open_paths())?;
         self.tell_of_fork(held);
         times.mark("files in memory");
         let mut lent = Lent {

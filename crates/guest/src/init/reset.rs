@@ -42,6 +42,7 @@ impl Init<'_> {
         process::unshare(&self.proof, CloneFlags::IPC)
             .map_err(|e| Failure::new("unshare of the ipc namespace", &e))?;
         self.setup.generation = generation;
+        self.setup.overlays.iter_mut().for_each(|overlay| overlay.base.clear());
         // Made while they die. Nothing of the new root may be where the dying could see it.
         self.builder.make_uppers(&self.setup)?;
         let fresh = Fresh::mount(self.setup.tmp_size)?;

@@ -15,6 +15,9 @@ pub struct Source {
     pub uppers: String,
     /// Directory that copies of its files go to, absolute and there.
     pub into: String,
+    /// Directory to be made, absolute, for copies of large uppers, a layer for all clones each; none
+    /// where each sandbox shall have its own.
+    pub base: Option<String>,
 }
 
 /// What a snapshot says of itself.

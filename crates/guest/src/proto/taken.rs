@@ -18,6 +18,8 @@ pub struct TakeReport {
     /// Bytes of memory whose copies the template has for the next picture, see
     /// [`SpawnerRequest::Keep`](super::SpawnerRequest::Keep).
     pub lasting: u64,
+    /// Names of the overlays whose uppers are in [`Source::base`](super::Source::base).
+    pub shared: Vec<String>,
 }
 
 /// Why no picture was taken. The sandbox goes on as it was.

@@ -152,8 +152,17 @@ pub(crate) fn restore(dir: &str, ids: &str) -> Result<(Source, Restored), Restor
     restored.setup = Some(Box::new(records.setup.clone()));
     restored.memory = taken.stage.filled();
     restored.counts = taken.picture.counts();
-    let held =
-        Held { records, taken, files, clones: None, root: None, taken_at: 0, marks, copies: None };
+    let held = Held {
+        records,
+        taken,
+        files,
+        shared: Vec::new(),
+        clones: None,
+        root: None,
+        taken_at: 0,
+        marks,
+        copies: None,
+    };
     Ok((Source::Memory(Box::new(held)), restored))
 }
 

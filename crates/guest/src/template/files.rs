@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use forkyard_snapshot::{Error, FilesAhead, Subject, copy_tree, is_large};
+use forkyard_snapshot::{Error, FilesAhead, Picture, Subject, copy_above, copy_tree, is_large};
 
 use super::{Subjects, TELL, Take};
 use crate::proto::{Ids, Records, TakeError, TakeReport};
@@ -75,12 +75,55 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
+    /// Makes layers for all clones of what is too large for each to have its own copy, where there
+    /// is a place for them.
+    pub(super) fn share(
+        &self,
+        records: &Records,
+        picture: &Picture,
+    ) -> Result<Vec<Shared>, TakeError> {
+        let Some(base) = self.what.base.as_deref().map(Path::new) else { return Ok(Vec::new()) };
+        // Who is on the way through a directory would not find the way on in one of more layers.
+        if picture.has_half_read_directories() {
+            return Ok(Vec::new());
+        }
+        let mut shared = Vec::new();
+        for overlay in &records.setup.overlays {
+            let upper = Path::new(&self.what.uppers).join(&overlay.name);
+            let Some(copy) = self.ahead.shareable(&upper) else { continue };
+            let layer = base.join(&overlay.name);
+            let moved = std::fs::create_dir_all(base)
+                .and_then(|()| std::fs::rename(&copy.path, &layer))
+                .map_err(|error| format!("moving files to {}: {error}", layer.display()));
+            moved.map_err(TakeError::Failed)?;
+            shared.push(Shared { name: overlay.name.clone(), layer, linked: copy.linked });
+        }
+        Ok(shared)
+    }
+
     /// Adds what it took to copy files before the stop.
     pub(super) fn add_to(&self, report: &mut TakeReport) {
         if let Some(took) = self.took {
             report.stopped_us += self.ahead.stopped().as_micros() as u64;
             report.parts.insert(0, ("files ahead".to_owned(), took.as_micros() as u64));
         }
+    }
+}
+
+/// The copy of an upper that clones have as a layer.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The overlay's name.
+    pub(super) name: String,
+    layer: PathBuf,
+    /// Names of what each has for itself.
+    linked: Vec<Vec<u8>>,
+}
+
+impl Shared {
+    /// Makes a clone's upper above it, in the directory of its generation.
+    pub(super) fn make_upper(&self, generation: &Path) -> Result<(), Error> {
+        copy_above(&self.layer, &generation.join(&self.name), &self.linked)
     }
 }
 

@@ -22,6 +22,12 @@ const FEW: u64 = 64;
 /// The same of bytes.
 const LITTLE: u64 = 1 << 20;
 
+/// From so many entries on a copy is shared: they take longer to copy than all else of a clone.
+const MANY: u64 = 1000;
+
+/// The same of bytes.
+const MUCH: u64 = 16 << 20;
+
 /// How often all is gone through, at most.
 const PASSES: u32 = 3;
 
@@ -58,6 +64,16 @@ pub fn is_large(dir: &Path) -> bool {
         }
     }
     false
+}
+
+/// A copy of a directory that several sandboxes can share as a layer.
+#[derive(Clone, Debug)]
+pub struct Shareable {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What each must have for itself, from there: files with several names, which would become
+    /// different files when one of them is written in a layer above.
+    pub linked: Vec<Vec<u8>>,
 }
 
 /// Copies of directories that a sandbox writes to.
@@ -122,6 +138,18 @@ impl FilesAhead {
     #[must_use]
     pub fn has(&self, from: &Path) -> bool {
         self.all.iter().any(|(copy, _)| copy.from() == from)
+    }
+
+    /// The copy of this directory, where it was copied and is so large that sandboxes rather share
+    /// it than have one each: as a layer below what they write, whose files are copied when they
+    /// are written first.
+    #[must_use]
+    pub fn shareable(&self, from: &Path) -> Option<Shareable> {
+        let (copy, _) = self.all.iter().find(|(copy, _)| copy.from() == from)?;
+        let seen = copy.seen();
+        let is_much = seen.all.entries >= MANY || seen.all.bytes >= MUCH;
+        (is_much && !seen.deep)
+            .then(|| Shareable { path: copy.to().to_owned(), linked: seen.linked.clone() })
     }
 
     /// How long the sandbox stood still for it, the longest.

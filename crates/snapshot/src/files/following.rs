@@ -39,7 +39,7 @@ const KNOWN_MAX: usize = 1 << 20;
 /// Directories within directories beyond which nothing is known.
 const DEEP: usize = 500;
 
-const DIRECTORY: OFlags =
+pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Whether changes to what is in this directory can be told by times.
@@ -83,6 +83,18 @@ pub(crate) struct Following {
     to: PathBuf,
     known: Listing,
     passes: u32,
+    seen: Seen,
+}
+
+/// What a pass has seen of an original.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// All there is.
+    pub(crate) all: Work,
+    /// Names of files that have several, from the top.
+    pub(crate) linked: Vec<Vec<u8>>,
+    /// Of some of it nothing is known: it lies too deep.
+    pub(crate) deep: bool,
 }
 
 /// What is known of what is in a directory, by name.
@@ -126,7 +138,17 @@ impl Mark {
 impl Following {
     /// A copy at `to`, which is not there yet.
     pub(crate) fn new(from: PathBuf, to: PathBuf) -> Self {
-        Self { from, to, known: Listing::new(), passes: 0 }
+        Self { from, to, known: Listing::new(), passes: 0, seen: Seen::default() }
+    }
+
+    /// Where its copy is.
+    pub(crate) fn to(&self) -> &Path {
+        &self.to
+    }
+
+    /// What the last pass has seen.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// Where the original is.
@@ -146,7 +168,7 @@ impl Following {
     }
 
     fn pass(&mut self, moment: &Moment, end: Option<Instant>) -> Result<(Work, Work)> {
-        let Self { from, to, known, passes } = self;
+        let Self { from, to, known, passes, seen } = self;
         *passes += 1;
         let failed = |path: &Path| {
             let path = path.display().to_string();
@@ -170,11 +192,13 @@ impl Following {
             left: KNOWN_MAX,
             done: Work::default(),
             again: Work::default(),
+            seen: Seen::default(),
         };
         pass.directory(&from_dir, &top, known).context(failed(from))?;
         unset_extended(&from_dir, &top).context(failed(from))?;
         let stat = fstat(&from_dir).context(failed(from))?;
         attributes(&from_dir, &top, b".", &stat, 0).context(failed(from))?;
+        *seen = pass.seen;
         Ok((pass.done, pass.again))
     }
 }
@@ -203,6 +227,7 @@ struct Pass<'a> {
     left: usize,
     done: Work,
     again: Work,
+    seen: Seen,
 }
 
 impl Pass<'_> {
@@ -256,10 +281,15 @@ impl Pass<'_> {
             stat => stat?,
         };
         let mark = Mark::of(&stat);
+        self.seen.all.add(&stat);
         if mark.is_directory() {
             return self.below(from, to, name, &stat, listing);
         }
         let linked = stat.st_nlink > 1;
+        if linked {
+            let path = self.path_to(name);
+            self.seen.linked.push(path);
+        }
         let moves = self.moment.mapped.contains(&mark.inode) || linked && self.moment.unnamed;
         if let Some(known) = listing.get_mut(name) {
             known.seen = self.number;
@@ -359,6 +389,7 @@ impl Pass<'_> {
         inner: (&OwnedFd, &OwnedFd),
     ) -> io::Result<bool> {
         self.again.add(stat);
+        self.seen.deep = true;
         if self.end.is_none() {
             Copy::new(0).directory(inner.0, inner.1)?;
             attributes(from, to, name, stat, 0)?;
