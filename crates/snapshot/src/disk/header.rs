@@ -9,7 +9,7 @@ use super::host::Host;
 
 /// The format that this program writes, and the only one that it reads: a number more whenever
 /// anything in it, a picture's types included, means something else than before.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// The first words of a header.
 const MAGIC: &str = "forkyard snapshot ";
@@ -50,7 +50,7 @@ pub struct Part {
 pub struct TreePart {
     /// Files, directories and links in it.
     pub entries: u64,
-    /// Bytes of contents.
+    /// Bytes of contents, in blocks that are not all zero.
     pub length: u64,
     /// CRC-32 of names, attributes and contents.
     pub checksum: u32,

@@ -10,15 +10,19 @@ use std::path::Path;
 
 use crc32fast::Hasher;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, lgetxattr, llistxattr, openat, readlinkat,
-    statat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat, lgetxattr, llistxattr, openat,
+    readlinkat, seek, statat,
 };
+use rustix::io::Errno;
 
 use super::header::TreePart;
 
 /// Bytes of contents that are read at once. Names and values of attributes have 64 KiB at most: see
 /// xattr(7).
 const CHUNK: usize = 1024 * 1024;
+
+/// Bytes of contents that are left out together where they are zero; divides [`CHUNK`].
+const BLOCK: usize = 4096;
 
 /// Reads all of a directory. What it has itself, which renaming may change, is left out.
 pub(super) fn sum(dir: &Path, go_on: &dyn Fn() -> bool) -> io::Result<TreePart> {
@@ -66,7 +70,8 @@ impl Sum<'_> {
             }
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                self.contents(&openat(dir, path, flags, Mode::empty())?.into())
+                let file = openat(dir, path, flags, Mode::empty())?.into();
+                self.contents(&file, stat.st_size.cast_unsigned())
             }
             FileType::Symlink => {
                 let target = readlinkat(dir, path, Vec::new())?;
@@ -103,7 +108,7 @@ impl Sum<'_> {
         path.extend_from_slice(name);
         let path = OsStr::from_bytes(&path);
         let length = match llistxattr(path, &mut self.buffer[..]) {
-            Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
+            Err(Errno::OPNOTSUPP) => return Ok(()),
             length => length?,
         };
         let list = self.buffer.get(..length).unwrap_or_default().to_vec();
@@ -119,22 +124,61 @@ impl Sum<'_> {
         Ok(())
     }
 
-    fn contents(&mut self, file: &File) -> io::Result<()> {
+    /// Reads what is not zero, wherever the file system has holes: that may change by itself.
+    fn contents(&mut self, file: &File, length: u64) -> io::Result<()> {
         let mut at = 0;
-        loop {
-            let count = file.read_at(&mut self.buffer, at)?;
-            if count == 0 {
-                break;
+        while let Some((start, end)) = data(file, at, length)? {
+            at = start;
+            while at < end {
+                if !(self.go_on)() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let count = self.blocks(file, at)?;
+                if count == 0 {
+                    return Ok(());
+                }
+                at += count;
             }
-            if !(self.go_on)() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            self.hasher.update(self.buffer.get(..count).unwrap_or_default());
-            at += count as u64;
         }
-        self.part.length += at;
         Ok(())
     }
+
+    /// Reads some blocks from here on; how many bytes these are.
+    fn blocks(&mut self, file: &File, at: u64) -> io::Result<u64> {
+        let mut count = 0;
+        while let Some(rest) = self.buffer.get_mut(count..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, at + count as u64)? {
+                0 => break,
+                more => count += more,
+            }
+        }
+        let bytes = self.buffer.get(..count).unwrap_or_default();
+        for (n, block) in bytes.chunks(BLOCK).enumerate() {
+            if block.iter().any(|&byte| byte != 0) {
+                self.hasher.update(&(at + (n * BLOCK) as u64).to_le_bytes());
+                self.hasher.update(block);
+                self.part.length += block.len() as u64;
+            }
+        }
+        Ok(count as u64)
+    }
+}
+
+/// Where the next bytes of a file lie that are no hole, in whole blocks.
+fn data(file: &File, at: u64, length: u64) -> io::Result<Option<(u64, u64)>> {
+    if at >= length {
+        return Ok(None);
+    }
+    let start = match seek(file, SeekFrom::Data(at)) {
+        Err(Errno::NXIO) => return Ok(None),
+        // Who knows of no holes has none.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((at, length))),
+        start => start?,
+    };
+    let end = seek(file, SeekFrom::Hole(start))?;
+    let block = BLOCK as u64;
+    // What was read already is not read again.
+    Ok(Some(((start / block * block).max(at), end.next_multiple_of(block))))
 }
 
 #[cfg(test)]
@@ -145,6 +189,32 @@ mod tests {
 
     fn sum_of(dir: &Path) -> TreePart {
         sum(dir, &|| true).unwrap()
+    }
+
+    #[test]
+    fn holes_are_zeros_and_cost_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        let write = |holes: u64, text: &str| {
+            let _ = std::fs::remove_file(&path);
+            let file = File::create(&path).unwrap();
+            file.write_all_at(text.as_bytes(), holes).unwrap();
+            file.set_len(holes + (1 << 40)).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+            file
+        };
+        write(CHUNK as u64 * 3 + 5000, "text");
+        let first = sum_of(temp.path());
+        assert_eq!(first.length, BLOCK as u64);
+        // The same, with blocks of its own for zeros.
+        let file = write(CHUNK as u64 * 3 + 5000, "text");
+        file.write_all_at(&vec![0; CHUNK + 100], 4000).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(sum_of(temp.path()), first);
+        write(CHUNK as u64 * 3 + 5001, "text")
+            .set_len((1 << 40) + CHUNK as u64 * 3 + 5000)
+            .unwrap();
+        assert_ne!(sum_of(temp.path()).checksum, first.checksum, "at another place");
     }
 
     #[test]
