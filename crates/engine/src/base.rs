@@ -1,8 +1,8 @@
 //! Bases: layers between a sandbox's image and what it wrote itself, which it shares with others.
 //!
 //! What a sandbox wrote is copied for its clones. Where that is much, it is copied once: the copy is
-//! a layer of each clone then, and stays as long as a sandbox or a snapshot of one has it. A reset
-//! leaves it out.
+//! a layer of each clone then. So are the files of a snapshot for what is made from it. A base stays
+//! as long as a sandbox or a snapshot of one has it. A reset leaves it out.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::model::SnapshotId;
 use crate::sandbox::{Internal, LiveSandbox};
 
 /// Most bases that a sandbox has above one another: overlayfs(5) takes 500 layers, whose names must
@@ -66,16 +67,24 @@ impl Engine {
     /// Removes those of these bases that nobody needs any more.
     pub(crate) fn release_bases<'a>(&self, dirs: impl Iterator<Item = &'a PathBuf>) {
         for dir in dirs.filter(|dir| !self.is_needed(dir)) {
-            if let Err(error) = self.layout.discard(dir) {
+            // Of a snapshot that was removed, all of it goes.
+            let of_snapshot = dir.parent().filter(|dir| self.is_snapshot(dir));
+            if let Err(error) = self.layout.discard(of_snapshot.unwrap_or(dir)) {
                 tracing::error!(%error, "the next start removes it");
             }
         }
     }
 
+    fn is_snapshot(&self, dir: &Path) -> bool {
+        dir.parent() == Some(&self.layout.snapshots())
+    }
+
     /// Whether a sandbox, a snapshot, or one that is about to be there has this base.
-    fn is_needed(&self, dir: &Path) -> bool {
+    pub(crate) fn is_needed(&self, dir: &Path) -> bool {
         let has = |internal: &Internal| internal.bases.iter().any(|base| base.dir == dir);
-        self.holds.lock().iter().any(|held| held == dir)
+        let is_of = |id: &SnapshotId| dir.parent() == Some(&self.layout.snapshot(id));
+        self.snapshots.list().iter().any(|entry| is_of(entry.id()))
+            || self.holds.lock().iter().any(|held| held == dir)
             || self.list().iter().any(|live: &Arc<LiveSandbox>| has(&live.record().1))
             || self.snapshots.list().iter().any(|entry| has(&entry.kept().internal))
     }

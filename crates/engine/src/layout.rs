@@ -16,7 +16,8 @@ use crate::model::{SandboxId, SnapshotId};
 ///      /sandboxes/ID/GENERATION/  uppers of a sandbox since its last reset
 ///      /run/ID                    socket of a sandbox's init
 ///      /sandboxes/ID/paused/      a sandbox while it is paused, of the form of a snapshot
-///      /snapshots/ID/             snapshots; with `.part` behind the name until all is there
+///      /snapshots/ID/             snapshots; with `.part` behind the name until all is there; one
+///                                 that was removed stays while its files are a base
 ///      /bases/N/                  layers that sandboxes share, see [`crate::base`]
 ///      /templates/N/              copies of a sandbox's files, while it is forked
 ///      /trash/                    being removed

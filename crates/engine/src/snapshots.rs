@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use forkyard_guest::proto::Setup;
+use forkyard_guest::proto::{Layer, Setup};
 use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
 
@@ -30,6 +30,8 @@ pub(crate) struct Kept {
 pub(crate) struct Entry {
     id: SnapshotId,
     kept: Mutex<Kept>,
+    /// What of its files sandboxes share, once it was read.
+    layers: Mutex<Vec<Layer>>,
     /// Held for reading by who makes sandboxes from it, and for writing by who removes it.
     pub(crate) used: RwLock<()>,
 }
@@ -45,6 +47,15 @@ impl Entry {
 
     pub(crate) fn info(&self) -> Snapshot {
         self.lock().snapshot.clone()
+    }
+
+    /// What is known of layers in its files.
+    pub(crate) fn layers(&self) -> Vec<Layer> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn know_layers(&self, layers: &[Layer]) {
+        *self.layers.lock().unwrap_or_else(PoisonError::into_inner) = layers.to_vec();
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -135,7 +146,12 @@ impl Snapshots {
 }
 
 fn entry(id: SnapshotId, kept: Kept) -> Arc<Entry> {
-    Arc::new(Entry { id, kept: Mutex::new(kept), used: RwLock::default() })
+    Arc::new(Entry {
+        id,
+        kept: Mutex::new(kept),
+        layers: Mutex::default(),
+        used: RwLock::default(),
+    })
 }
 
 fn to_json(kept: &Kept) -> Result<String> {

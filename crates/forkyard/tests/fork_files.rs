@@ -311,3 +311,53 @@ fn files_alone_are_kept_of_what_was_copied_ahead() {
     server.ok(&["resume", &source.id]);
     assert_same(&source.say(SHOW), &before);
 }
+
+#[test]
+fn what_is_made_from_a_snapshot_shares_its_files_while_it_is_there_and_after() {
+    let mut server = TestServer::start();
+    let image = image_dir();
+    let places = || fs::read_dir(server.store().join("snapshots")).unwrap().count();
+    let source = small(&server, &image);
+    source.say(&format!("{WRITE}; {MUCH}; echo one >log; exec 8<log"));
+    let before = source.say(SHOW);
+    for kind in [&[][..], &["--files-only"]] {
+        let mut args = vec!["snapshot", &source.id, "kept"];
+        args.extend(kind);
+        server.ok(&args);
+        let made: Vec<_> = (0..3).map(|_| create(&server, &["--from", "kept"])).collect();
+        for sandbox in &made {
+            assert_same(&sandbox.sh(SHOW), &before);
+            let upper = server.store().join("sandboxes").join(&sandbox.id).join("g1/root");
+            assert!(used(&upper) < 1 << 20, "{} has its own copy", sandbox.id);
+        }
+        if kind.is_empty() {
+            let said = made[0].say("echo two >>/work/log; cat <&8; echo more >>/work/deep/one");
+            assert_eq!(said, "one\ntwo\n");
+            assert_eq!(made[0].sh("cat /work/file-1"), "1\nmore\n");
+            assert_same(&made[1].sh(SHOW), &before);
+        }
+        let clone = &clones(&fork(&made[1], &[]), &server)[0];
+        assert_same(&clone.sh(SHOW), &before);
+        server.ok(&["snapshots", "rm", "kept"]);
+        server.ok(&["reset", &made[0].id]);
+        assert_eq!(made[0].sh("ls -d /work || ls /bin/vi"), "/bin/vi\n");
+        assert_eq!((bases(&server), places()), (0, 1));
+        server.ok(&["rm", &made[0].id, &made[1].id, &made[2].id]);
+        assert_same(&clone.sh(SHOW), &before);
+        server.ok(&["rm", &clone.id]);
+        wait_for("the files to go", SOON, || places() == 0);
+    }
+    // One that was removed is known to a later server by who needs it.
+    server.ok(&["snapshot", &source.id, "kept"]);
+    let id = create(&server, &["--from", "kept"]).id;
+    server.ok(&["snapshots", "rm", "kept"]);
+    drop(source);
+    server.kill9();
+    server.restart();
+    let places = || fs::read_dir(server.store().join("snapshots")).unwrap().count();
+    let left = Sandbox { server: &server, id };
+    assert_same(&left.sh(SHOW), &before);
+    assert_eq!(places(), 1);
+    server.ok(&["rm", &left.id]);
+    wait_for("the files to go", SOON, || places() == 0);
+}

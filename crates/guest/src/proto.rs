@@ -12,7 +12,7 @@ pub use init::{
     CommandState, Ended, InitBody, InitError, InitMessage, InitOk, InitRequest, Start, StartError,
     Streams,
 };
-pub use saved::{Label, Paused, RestoreError, Restored, Source, WriteReport};
+pub use saved::{Label, Layer, Paused, RestoreError, Restored, Source, WriteReport};
 pub use taken::{
     CommandRecord, HoldRequest, Records, SessionRecord, StreamRecord, TakeError, TakeReport,
     TerminalRecord,
@@ -135,6 +135,10 @@ pub enum SpawnerRequest {
         dir: String,
         /// See [`Label::ids`].
         ids: String,
+        /// What it told of layers when it was read before.
+        known: Vec<Layer>,
+        /// New sandboxes may share layers: the snapshot stays.
+        share: bool,
     },
     /// Run a job in a child of the spawner, with its rights over the store. With it: the socket
     /// that the job's answer goes to, then the job's own descriptors.

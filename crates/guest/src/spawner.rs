@@ -21,7 +21,7 @@ use crate::proto::{
     self, Failure, MountSource, Place, Setup, SpawnerReply, SpawnerRequest, TakeError, decode,
     encode,
 };
-use crate::template::disk::{HeldFiles, Source, give_files, restore};
+use crate::template::disk::{HeldFiles, SavedFiles, Source, restore};
 use crate::template::{Held, Take};
 
 /// A job that the spawner runs in a child of its own: its name, its arguments and descriptors.
@@ -239,16 +239,18 @@ fn serve_disk(
             let Some(holder) = fds.pop() else { return nobody(seq) };
             return Held::pause(seq, &take(source), &holder, (&dir, &label), server);
         }
-        SpawnerRequest::Restore { seq, dir, ids } => match restore(&dir, &ids) {
-            Ok((source, restored)) => {
-                match source {
-                    Source::Memory(held) => nursery.held = Some(*held),
-                    Source::Files(files) => nursery.saved_files = Some(files),
+        SpawnerRequest::Restore { seq, dir, ids, known, share } => {
+            match restore(&dir, &ids, known, share) {
+                Ok((source, restored)) => {
+                    match source {
+                        Source::Memory(held) => nursery.held = Some(*held),
+                        Source::Files(files) => nursery.saved_files = Some(files),
+                    }
+                    SpawnerReply::Restored { seq, restored }
                 }
-                SpawnerReply::Restored { seq, restored }
+                Err(why) => SpawnerReply::NotRestored { seq, why },
             }
-            Err(why) => SpawnerReply::NotRestored { seq, why },
-        },
+        }
         _ => return None,
     })
 }
@@ -283,7 +285,7 @@ struct Nursery {
     /// Files that it has taken, to be written down.
     files: Option<HeldFiles>,
     /// Where files are that its sandboxes begin with.
-    saved_files: Option<String>,
+    saved_files: Option<SavedFiles>,
 }
 
 impl Nursery {
@@ -291,7 +293,7 @@ impl Nursery {
     fn give_files(&self, setup: &Setup, sources: &[MountSource]) -> Result<(), Failure> {
         match (&self.held, &self.saved_files) {
             (Some(held), _) => held.give_files(setup, &state(setup, sources)?),
-            (None, Some(files)) => give_files(files, setup, &state(setup, sources)?),
+            (None, Some(files)) => files.give(setup, &state(setup, sources)?),
             (None, None) => Ok(()),
         }
     }

@@ -164,12 +164,11 @@ impl Held {
         let left =
             self.clones.as_ref().map(|clones| clones.replace(clones.get().saturating_sub(1)));
         let target = Path::new(state).join(&setup.generation);
-        if left == Some(1) {
-            std::fs::rename(&self.files, &target)
-                .map_err(|e| Failure::new(format!("moving files to {}", target.display()), &e))?;
-        } else {
-            disk::give_files(&self.files, setup, state)?;
+        if left != Some(1) {
+            return disk::copy_files(Path::new(&self.files), &target, &self.shared);
         }
+        std::fs::rename(&self.files, &target)
+            .map_err(|e| Failure::new(format!("moving files to {}", target.display()), &e))?;
         let mut layers = self.shared.iter();
         layers.try_for_each(|layer| layer.make_upper(&target)).map_err(disk::failure)
     }

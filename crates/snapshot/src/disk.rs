@@ -30,7 +30,7 @@ pub use error::{Error, Result};
 pub use header::{FORMAT, Header, Part, TreePart};
 pub use host::Host;
 pub use marks::{Mark, check_marks};
-pub use read::{Read, read, read_header};
+pub use read::{Layer, Read, read, read_header};
 pub use write::{Content, Written, write};
 
 use crate::stage::Plan;

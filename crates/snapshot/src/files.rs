@@ -21,6 +21,7 @@ use rustix::fs::{
 
 use crate::error::{Context, Result};
 
+pub(crate) use ahead::is_shareable;
 pub use ahead::{FilesAhead, Shareable, is_large};
 pub use overlaid::copy_above;
 

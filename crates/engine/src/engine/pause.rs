@@ -96,7 +96,7 @@ impl Engine {
         }
         let (_, whole) = self.pause_dirs(live.id());
         let template = self.spawner.template(None).await?;
-        let restored = template.restore(&whole, self.mode.word()).await?;
+        let restored = template.restore(&whole, self.mode.word(), None).await?;
         let mut report = restore_report(begun, &restored);
         let nothing = || Error::NotRestored("the snapshot is damaged: it has no memory".to_owned());
         let setup = *restored.setup.ok_or_else(nothing)?;

@@ -1,13 +1,15 @@
 //! Sandboxes that go on from a snapshot.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use forkyard_guest::proto::{MountSource, Restored, Setup, VolumeMount};
+use forkyard_guest::proto::{Layer, MountSource, Restored, Setup, VolumeMount};
 
 use super::Engine;
 use super::create::{Maker, Ready};
 use super::snapshot::phases;
+use crate::base::{BASES_MAX, Base};
 use crate::error::{Error, Result};
 use crate::model::{Limits, Net, RestoreReport, Sandbox, SandboxId, SandboxSpec, SnapshotKind};
 use crate::sandbox::{Internal, LiveSandbox};
@@ -37,7 +39,12 @@ impl Engine {
         check_sources(&entry, &internal.sources)?;
         let dir = self.layout.snapshot(entry.id());
         let template = self.spawner.template(None).await?;
-        let restored = template.restore(&dir, self.mode.word()).await?;
+        let mut internal = internal;
+        // They are read once in the life of this server, which alone may write to them.
+        let known = (internal.bases.len() < BASES_MAX).then(|| entry.layers());
+        let restored = template.restore(&dir, self.mode.word(), known).await?;
+        entry.know_layers(&restored.layers);
+        internal.bases.splice(..0, base(&dir, &restored.layers));
         let mut report = restore_report(begun, &restored);
         let lost = || Error::Invalid(format!("snapshot {from}: how it was set up is not known"));
         let setup = restored.setup.map(|setup| *setup).or(setup).ok_or_else(lost)?;
@@ -171,6 +178,13 @@ fn change_setup(setup: &mut Setup, internal: &mut Internal, spec: &SandboxSpec) 
         let source = internal.sources.len() - 1;
         setup.volumes.push(VolumeMount { source, target: volume.target.clone() });
     }
+}
+
+/// What new sandboxes share of a snapshot's files.
+fn base(dir: &Path, layers: &[Layer]) -> Option<Base> {
+    let overlays: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
+    let dir = dir.join(forkyard_guest::SNAPSHOT_FILES);
+    (!overlays.is_empty()).then_some(Base { dir, overlays })
 }
 
 /// What its root is made of must still be there.

@@ -85,8 +85,10 @@ impl Engine {
             return Err(Error::Busy(what));
         }
         self.snapshots.forget(&entry)?;
-        self.layout.discard(&self.layout.snapshot(entry.id()))?;
-        self.release_bases(entry.kept().internal.bases.iter().map(|base| &base.dir));
+        // Sandboxes may go on with its files.
+        let own = self.layout.snapshot(entry.id()).join(forkyard_guest::SNAPSHOT_FILES);
+        let kept = entry.kept();
+        self.release_bases(kept.internal.bases.iter().map(|base| &base.dir).chain([&own]));
         self.trash.sweep();
         Ok(())
     }
@@ -216,7 +218,8 @@ impl Engine {
         for found in std::fs::read_dir(&dir).map_err(failed())? {
             let found = found.map_err(failed())?;
             let name = found.file_name();
-            if !self.snapshots.knows(&name.to_string_lossy())? {
+            let files = found.path().join(forkyard_guest::SNAPSHOT_FILES);
+            if !self.snapshots.knows(&name.to_string_lossy())? && !self.is_needed(&files) {
                 self.layout.discard(&found.path())?;
             }
         }

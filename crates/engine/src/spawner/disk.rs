@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use forkyard_guest::proto::{
-    Label, Paused, RestoreError, Restored, Setup, Source, SpawnerReply, SpawnerRequest, TakeReport,
-    WriteReport,
+    Label, Layer, Paused, RestoreError, Restored, Setup, Source, SpawnerReply, SpawnerRequest,
+    TakeReport, WriteReport,
 };
 
 use super::{Template, ask, confused};
@@ -54,10 +54,18 @@ impl Template {
         }
     }
 
-    /// Reads a snapshot, to make sandboxes from it.
-    pub(crate) async fn restore(&self, dir: &Path, ids: &str) -> Result<Restored> {
+    /// Reads a snapshot, to make sandboxes from it. Where it stays they share what of its files is
+    /// large; what is `known` of that is not read again.
+    pub(crate) async fn restore(
+        &self,
+        dir: &Path,
+        ids: &str,
+        known: Option<Vec<Layer>>,
+    ) -> Result<Restored> {
         let (dir, ids) = (dir.to_string_lossy().into_owned(), ids.to_owned());
-        let request = |seq| SpawnerRequest::Restore { seq, dir, ids };
+        let share = known.is_some();
+        let known = known.unwrap_or_default();
+        let request = |seq| SpawnerRequest::Restore { seq, dir, ids, known, share };
         match ask(&self.link, request, &[]).await? {
             (SpawnerReply::Restored { restored, .. }, _) => Ok(restored),
             (SpawnerReply::NotRestored { why, .. }, _) => Err(match why {

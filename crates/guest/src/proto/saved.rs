@@ -1,5 +1,6 @@
 //! Snapshots on disk: what server and template say to each other of them.
 
+pub use forkyard_snapshot::disk::Layer;
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, Ids, Setup, TakeReport};
@@ -58,6 +59,8 @@ pub struct Restored {
     pub memory: u64,
     /// Processes, threads, and open file descriptions.
     pub counts: [u32; 3],
+    /// What new sandboxes share of its files, as layers in its directory of files.
+    pub layers: Vec<Layer>,
 }
 
 /// Why a snapshot cannot be gone on from.

@@ -4,15 +4,15 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use forkyard_snapshot::disk::{self, Content, FILES};
-use forkyard_snapshot::{Copies, Error, Taken, hold_still};
+use forkyard_snapshot::{Copies, Error, Picture, Taken, hold_still};
 use forkyard_sys::channel;
 use forkyard_sys::mount::open_dir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::files::Files;
+use super::files::{Files, IN_MEMORY, Shared};
 use super::{HOLD, Held, Subjects, Take, now, take_error};
 use crate::proto::{
-    Failure, Label, Paused, Records, RestoreError, Restored, Setup, SpawnerReply, TakeError,
+    Failure, Label, Layer, Paused, Records, RestoreError, Restored, Setup, SpawnerReply, TakeError,
     TakeReport, WriteReport, encode,
 };
 
@@ -134,20 +134,44 @@ impl Held {
 /// What a template reads: with memory, or files alone.
 pub(crate) enum Source {
     Memory(Box<Held>),
-    Files(String),
+    Files(SavedFiles),
 }
 
-/// Reads a snapshot and checks all of it.
-pub(crate) fn restore(dir: &str, ids: &str) -> Result<(Source, Restored), RestoreError> {
-    let read = disk::read::<Records>(Path::new(dir), ids).map_err(|error| match error {
+/// Files that new sandboxes begin with.
+pub(crate) struct SavedFiles {
+    /// Where they are.
+    dir: String,
+    /// What of them is a layer for all.
+    shared: Vec<Shared>,
+}
+
+/// Reads a snapshot and checks all of it but layers that are known; those are shared, if any.
+pub(crate) fn restore(
+    dir: &str,
+    ids: &str,
+    known: Vec<Layer>,
+    share: bool,
+) -> Result<(Source, Restored), RestoreError> {
+    let read = disk::read::<Records>(Path::new(dir), ids, known).map_err(|error| match error {
         disk::Error::Failed { what, source } => RestoreError::Failed(Failure::new(what, &source)),
         other => RestoreError::Refused(other.to_string()),
     })?;
     let files = format!("{dir}/{FILES}");
-    let mut restored =
-        Restored { setup: None, parts: read.times.in_microseconds(), memory: 0, counts: [0; 3] };
+    let picture = read.memory.as_ref().map(|(taken, ..)| &taken.picture);
+    // See `Files::share`. What was in memory is so again.
+    let share = share && !picture.is_some_and(Picture::has_half_read_directories);
+    let mut layers = read.layers;
+    layers.retain(|layer| share && IN_MEMORY.iter().all(|(name, _)| layer.name != *name));
+    let shared = layers.iter().map(|layer| Shared::of(Path::new(&files), layer)).collect();
+    let mut restored = Restored {
+        setup: None,
+        parts: read.times.in_microseconds(),
+        memory: 0,
+        counts: [0; 3],
+        layers,
+    };
     let Some((taken, marks, records)) = read.memory else {
-        return Ok((Source::Files(files), restored));
+        return Ok((Source::Files(SavedFiles { dir: files, shared }), restored));
     };
     restored.setup = Some(Box::new(records.setup.clone()));
     restored.memory = taken.stage.filled();
@@ -156,7 +180,7 @@ pub(crate) fn restore(dir: &str, ids: &str) -> Result<(Source, Restored), Restor
         records,
         taken,
         files,
-        shared: Vec::new(),
+        shared,
         clones: None,
         root: None,
         taken_at: 0,
@@ -178,12 +202,30 @@ impl Held {
     }
 }
 
-/// Gives a new sandbox files: `state` is its own directory on the host.
-pub(crate) fn give_files(files: &str, setup: &Setup, state: &str) -> Result<(), Failure> {
-    let target = Path::new(state).join(&setup.generation);
-    std::fs::create_dir(&target)
-        .map_err(|e| Failure::new(format!("making {}", target.display()), &e))?;
-    forkyard_snapshot::copy_tree(Path::new(files), &target, 0).map_err(failure)
+impl SavedFiles {
+    /// Gives a new sandbox its files: `state` is its own directory on the host.
+    pub(crate) fn give(&self, setup: &Setup, state: &str) -> Result<(), Failure> {
+        let target = Path::new(state).join(&setup.generation);
+        copy_files(Path::new(&self.dir), &target, &self.shared)
+    }
+}
+
+/// Copies files to a generation that is not there yet, but for what it has as layers, above which it
+/// gets uppers.
+pub(super) fn copy_files(from: &Path, target: &Path, shared: &[Shared]) -> Result<(), Failure> {
+    let failed = |what: &str, path: &Path| {
+        let what = format!("{what} {}", path.display());
+        move |e: std::io::Error| Failure::new(what, &e)
+    };
+    std::fs::create_dir(target).map_err(failed("making", target))?;
+    for entry in std::fs::read_dir(from).map_err(failed("reading", from))? {
+        let entry = entry.map_err(failed("reading", from))?;
+        if !shared.iter().any(|layer| entry.file_name() == layer.name.as_str()) {
+            let to = target.join(entry.file_name());
+            forkyard_snapshot::copy_tree(&entry.path(), &to, 0).map_err(failure)?;
+        }
+    }
+    shared.iter().try_for_each(|layer| layer.make_upper(target)).map_err(failure)
 }
 
 /// What this crate's neighbour could not do.

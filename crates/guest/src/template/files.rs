@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use forkyard_snapshot::{Error, FilesAhead, Picture, Subject, copy_above, copy_tree, is_large};
 
 use super::{Subjects, TELL, Take};
-use crate::proto::{Ids, Records, TakeError, TakeReport};
+use crate::proto::{Ids, Layer, Records, TakeError, TakeReport};
 
 /// Names, beside those of uppers, of what is copied of file systems in memory, and where these are.
 pub(crate) const IN_MEMORY: [(&str, &str); 2] = [("tmp", "tmp"), ("shm", "dev/shm")];
@@ -121,6 +121,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// What was read of a layer in a directory.
+    pub(super) fn of(dir: &Path, Layer { name, linked }: &Layer) -> Self {
+        Self { name: name.clone(), layer: dir.join(name), linked: linked.clone() }
+    }
+
     /// Makes a clone's upper above it, in the directory of its generation.
     pub(super) fn make_upper(&self, generation: &Path) -> Result<(), Error> {
         copy_above(&self.layer, &generation.join(&self.name), &self.linked)

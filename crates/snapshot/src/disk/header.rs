@@ -2,6 +2,8 @@
 //!
 //! A line `forkyard snapshot FORMAT CHECKSUM LENGTH`, then so many bytes of JSON.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result, damaged};
@@ -32,8 +34,8 @@ pub struct Header {
     pub picture: Option<Part>,
     /// The part `pages`.
     pub pages: Option<Part>,
-    /// The directory `files`.
-    pub files: TreePart,
+    /// What is in the directory `files`, by name.
+    pub files: BTreeMap<String, TreePart>,
 }
 
 /// A file of a snapshot.

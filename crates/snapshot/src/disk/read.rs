@@ -9,12 +9,14 @@ use std::path::Path;
 use crc32fast::Hasher;
 use rustix::process::getpid;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::error::{Context, Error, Result, damaged};
 use super::header::{HEADER_MAX, Header, Part};
 use super::host::Host;
 use super::{FILES, HEADER, Mark, PAGES, PICTURE, Saved, check, tree};
 use crate::capture::Taken;
+use crate::files::is_shareable;
 use crate::picture::{Area, AreaKind, Body, Picture};
 use crate::proc;
 use crate::stage::{Plan, Stage, dress};
@@ -33,16 +35,28 @@ pub struct Read<R> {
     pub header: Header,
     /// Picture, memory, the files that its processes have mapped, and what else was written.
     pub memory: Option<(Taken, Vec<Mark>, R)>,
+    /// What of its files is large: a layer that many can share, rather than each having a copy.
+    pub layers: Vec<Layer>,
     /// How long its parts took.
     pub times: Times,
 }
 
-/// Reads a snapshot into the memory of this process. `ids` must be what it was written with.
+/// Something in a snapshot's files that many can share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Its name in the directory of files.
+    pub name: String,
+    /// Names, in it, of what each must have for itself: see [`crate::copy_above`].
+    pub linked: Vec<Vec<u8>>,
+}
+
+/// Reads a snapshot into the memory of this process. `ids` must be what it was written with. Layers
+/// that are `known`, since it was read before and nobody may write to it, are not read again.
 ///
 /// # Errors
 /// [`Error::Damaged`], or [`Error::Unfit`] with the reason. Some memory may have been taken by
 /// then, which goes with this process.
-pub fn read<R: DeserializeOwned>(dir: &Path, ids: &str) -> Result<Read<R>> {
+pub fn read<R: DeserializeOwned>(dir: &Path, ids: &str, known: Vec<Layer>) -> Result<Read<R>> {
     let mut times = Times::start();
     let header = read_header(dir)?;
     if header.ids != ids {
@@ -66,13 +80,32 @@ pub fn read<R: DeserializeOwned>(dir: &Path, ids: &str) -> Result<Read<R>> {
         (None, None) => None,
         _ => return Err(damaged("a part of it is missing")),
     };
+    let layers = read_files(dir, &header, known)?;
+    times.mark("files");
+    Ok(Read { header, memory, layers, times })
+}
+
+/// Checks the files; the layers among them.
+fn read_files(dir: &Path, header: &Header, known: Vec<Layer>) -> Result<Vec<Layer>> {
     let files = dir.join(FILES);
-    let sum = tree::sum(&files, &|| true).context(|| format!("reading {}", files.display()))?;
-    if sum != header.files {
+    let failed = || format!("reading {}", files.display());
+    let mut layers = known;
+    if !tree::names(&files).context(failed)?.iter().eq(header.files.keys()) {
         return Err(damaged("its files are not those that were written"));
     }
-    times.mark("files");
-    Ok(Read { header, memory, times })
+    for (name, part) in &header.files {
+        if layers.iter().any(|layer| layer.name == *name) {
+            continue;
+        }
+        let read = tree::sum(&files, name, &|| true).context(failed)?;
+        if read.part != *part {
+            return Err(damaged("its files are not those that were written"));
+        }
+        if is_shareable(part.entries, part.length) {
+            layers.push(Layer { name: name.clone(), linked: read.linked });
+        }
+    }
+    Ok(layers)
 }
 
 /// Reads what a snapshot says of itself.

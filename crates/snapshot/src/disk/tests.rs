@@ -158,7 +158,7 @@ fn written(taken: Option<&Taken>) -> tempfile::TempDir {
 
 /// What a snapshot holds that does not depend on addresses.
 fn essence(dir: &Path) -> Result<(String, Vec<u8>, String)> {
-    let read = read::<String>(dir, "root")?;
+    let read = read::<String>(dir, "root", Vec::new())?;
     let (taken, _, records) = read.memory.unwrap();
     let Taken { mut picture, stage, .. } = taken;
     let Body::Alive(alive) = &mut picture.processes[0].body else { panic!("a zombie") };
@@ -191,16 +191,16 @@ fn what_was_written_is_read_elsewhere_in_memory() {
     assert!(bytes[3 * PAGE as usize..].starts_with(b"shared"));
     let pages = fs::metadata(dir.path().join("pages")).unwrap().len();
     assert_eq!(pages, 2 * PAGE, "what holds nothing is not written");
-    assert!(matches!(read::<String>(dir.path(), "single"), Err(Error::Unfit(_))));
+    assert!(matches!(read::<String>(dir.path(), "single", Vec::new()), Err(Error::Unfit(_))));
     taken.stage.release().unwrap();
 }
 
 #[test]
 fn files_alone_are_read_and_checked() {
     let dir = written(None);
-    assert!(read::<String>(dir.path(), "root").unwrap().memory.is_none());
+    assert!(read::<String>(dir.path(), "root", Vec::new()).unwrap().memory.is_none());
     fs::write(dir.path().join("files/more"), "").unwrap();
-    assert!(matches!(read::<String>(dir.path(), "root"), Err(Error::Damaged(_))));
+    assert!(matches!(read::<String>(dir.path(), "root", Vec::new()), Err(Error::Damaged(_))));
 }
 
 #[test]

@@ -24,14 +24,37 @@ const CHUNK: usize = 1024 * 1024;
 /// Bytes of contents that are left out together where they are zero; divides [`CHUNK`].
 const BLOCK: usize = 4096;
 
-/// Reads all of a directory. What it has itself, which renaming may change, is left out.
-pub(super) fn sum(dir: &Path, go_on: &dyn Fn() -> bool) -> io::Result<TreePart> {
-    let mut sum =
-        Sum { hasher: Hasher::new(), part: TreePart::default(), buffer: vec![0; CHUNK], go_on };
+/// What was read of something in a directory.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    pub(super) part: TreePart,
+    /// Names of files that have several, from its top.
+    pub(super) linked: Vec<Vec<u8>>,
+}
+
+/// The names in a directory, in order.
+pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let names = std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let mut names = names
+        .map(|name| name?.into_string().map_err(|_| io::ErrorKind::InvalidData.into()))
+        .collect::<io::Result<Vec<String>>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Reads all of what has this name in a directory.
+pub(super) fn sum(dir: &Path, name: &str, go_on: &dyn Fn() -> bool) -> io::Result<Read> {
+    let mut sum = Sum {
+        hasher: Hasher::new(),
+        read: Read::default(),
+        path: Vec::new(),
+        buffer: vec![0; CHUNK],
+        go_on,
+    };
     let dir = openat(CWD, dir, DIRECTORY, Mode::empty())?;
-    sum.directory(&dir)?;
-    sum.part.checksum = sum.hasher.finalize();
-    Ok(sum.part)
+    sum.entry(&dir, name.as_bytes())?;
+    sum.read.part.checksum = sum.hasher.finalize();
+    Ok(sum.read)
 }
 
 const DIRECTORY: OFlags =
@@ -39,7 +62,9 @@ const DIRECTORY: OFlags =
 
 struct Sum<'a> {
     hasher: Hasher,
-    part: TreePart,
+    read: Read,
+    /// Where in it this is: each name with a slash before it.
+    path: Vec<u8>,
     buffer: Vec<u8>,
     go_on: &'a dyn Fn() -> bool,
 }
@@ -51,7 +76,13 @@ impl Sum<'_> {
             .collect::<Result<_, _>>()?;
         names.retain(|name| !matches!(name.to_bytes(), b"." | b".."));
         names.sort_unstable();
-        names.iter().try_for_each(|name| self.entry(dir, name.to_bytes()))?;
+        for name in &names {
+            let length = self.path.len();
+            self.path.push(b'/');
+            self.path.extend_from_slice(name.to_bytes());
+            self.entry(dir, name.to_bytes())?;
+            self.path.truncate(length);
+        }
         // The end of one directory is not the beginning of what follows it.
         self.hasher.update(b"/");
         Ok(())
@@ -60,7 +91,11 @@ impl Sum<'_> {
     fn entry(&mut self, dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
         let path = OsStr::from_bytes(name);
         let stat = statat(dir, path, AtFlags::SYMLINK_NOFOLLOW)?;
-        self.part.entries += 1;
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if let Some(path) = self.path.get(1..).filter(|_| !is_directory && stat.st_nlink > 1) {
+            self.read.linked.push(path.to_vec());
+        }
+        self.read.part.entries += 1;
         self.text(name);
         self.attributes(dir, name, &stat)?;
         match FileType::from_raw_mode(stat.st_mode) {
@@ -157,7 +192,7 @@ impl Sum<'_> {
             if block.iter().any(|&byte| byte != 0) {
                 self.hasher.update(&(at + (n * BLOCK) as u64).to_le_bytes());
                 self.hasher.update(block);
-                self.part.length += block.len() as u64;
+                self.read.part.length += block.len() as u64;
             }
         }
         Ok(count as u64)
@@ -188,13 +223,28 @@ mod tests {
     use super::*;
 
     fn sum_of(dir: &Path) -> TreePart {
-        sum(dir, &|| true).unwrap()
+        sum(dir.parent().unwrap(), dir.file_name().unwrap().to_str().unwrap(), &|| true)
+            .unwrap()
+            .part
+    }
+
+    #[test]
+    fn files_with_several_names_are_told_by_all_of_them() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("tree/a/b")).unwrap();
+        std::fs::write(temp.path().join("tree/one"), "").unwrap();
+        std::fs::write(temp.path().join("tree/a/alone"), "").unwrap();
+        std::fs::hard_link(temp.path().join("tree/one"), temp.path().join("tree/a/b/two")).unwrap();
+        let read = sum(temp.path(), "tree", &|| true).unwrap();
+        assert_eq!(read.linked, [b"a/b/two".to_vec(), b"one".to_vec()]);
+        assert_eq!(names(temp.path()).unwrap(), ["tree"]);
     }
 
     #[test]
     fn holes_are_zeros_and_cost_nothing() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("file");
+        let sum_of = |_: &Path| sum(temp.path(), "file", &|| true).unwrap().part;
         let write = |holes: u64, text: &str| {
             let _ = std::fs::remove_file(&path);
             let file = File::create(&path).unwrap();
@@ -225,10 +275,7 @@ mod tests {
         std::fs::write(dir.join("a/file"), "contents").unwrap();
         symlink("target", dir.join("a/link")).unwrap();
         let first = sum_of(&dir);
-        assert_eq!((first.entries, first.length), (4, 8));
-        std::fs::rename(&dir, temp.path().join("other")).unwrap();
-        std::fs::rename(temp.path().join("other"), &dir).unwrap();
-        assert_eq!(sum_of(&dir), first, "a name of the whole is none of its parts");
+        assert_eq!((first.entries, first.length), (5, 8));
         let file = dir.join("a/file");
         let time = std::fs::metadata(&file).unwrap().modified().unwrap();
         let mut sums = vec![first];

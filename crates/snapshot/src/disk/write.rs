@@ -76,9 +76,13 @@ pub fn write<R: Serialize>(
     }
     let files = dir.join(FILES);
     let failed = |path: &Path| format!("reading {}", path.display());
-    header.files = tree::sum(&files, go_on).map_err(|source| {
+    let failed = |source| {
         if go_on() { Error::Failed { what: failed(&files), source } } else { Error::Abandoned }
-    })?;
+    };
+    for name in tree::names(&files).map_err(failed)? {
+        let read = tree::sum(&files, &name, go_on).map_err(failed)?;
+        header.files.insert(name, read.part);
+    }
     written.times.mark("files");
     let bytes = header.to_bytes()?;
     let what = || format!("writing {}", dir.join(HEADER).display());
@@ -87,14 +91,15 @@ pub fn write<R: Serialize>(
     file.sync_all().context(what)?;
     let what = || format!("syncing {}", dir.display());
     let opened = File::open(dir).context(what)?;
-    if header.files.entries > 0 {
+    if !header.files.is_empty() {
         // One call for all files there are, which a guest made as many of as it liked.
         rustix::fs::syncfs(&opened).context(what)?;
     }
     opened.sync_all().context(what)?;
     written.times.mark("sync");
     let parts = [header.picture, header.pages].into_iter().flatten().map(|part| part.length);
-    written.length = parts.sum::<u64>() + header.files.length + bytes.len() as u64;
+    let files = header.files.values().map(|part| part.length);
+    written.length = parts.chain(files).sum::<u64>() + bytes.len() as u64;
     Ok(written)
 }
 

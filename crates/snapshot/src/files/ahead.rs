@@ -43,6 +43,11 @@ const TICK: Duration = Duration::from_millis(20);
 /// How often it is tried to have all stand still.
 const TRIES: u32 = 5;
 
+/// Whether so much is shared by sandboxes rather than copied for each.
+pub(crate) fn is_shareable(entries: u64, bytes: u64) -> bool {
+    entries >= MANY || bytes >= MUCH
+}
+
 /// Whether it is worth while to copy what is in a directory ahead.
 #[must_use]
 pub fn is_large(dir: &Path) -> bool {
@@ -147,8 +152,7 @@ impl FilesAhead {
     pub fn shareable(&self, from: &Path) -> Option<Shareable> {
         let (copy, _) = self.all.iter().find(|(copy, _)| copy.from() == from)?;
         let seen = copy.seen();
-        let is_much = seen.all.entries >= MANY || seen.all.bytes >= MUCH;
-        (is_much && !seen.deep)
+        (is_shareable(seen.all.entries, seen.all.bytes) && !seen.deep)
             .then(|| Shareable { path: copy.to().to_owned(), linked: seen.linked.clone() })
     }
 
