@@ -57,6 +57,21 @@ fn sessions_go_their_own_ways_after_a_fork() {
 }
 
 #[test]
+fn a_sandbox_is_forked_as_soon_as_it_is_there() {
+    let server = TestServer::start();
+    for _ in 0..20 {
+        // Over HTTP: a process to start would give its shell the time to come up.
+        let (status, made) = server.post("/v1/sandboxes", "{}");
+        assert_eq!(status, 201);
+        let made: serde_json::Value = serde_json::from_slice(&made).unwrap();
+        let id = made["id"].as_str().unwrap();
+        let (status, forked) = server.post(&format!("/v1/sandboxes/{id}/fork"), "{}");
+        assert_eq!(status, 201, "{}", String::from_utf8_lossy(&forked));
+        server.ok(&["rm", id]);
+    }
+}
+
+#[test]
 fn commands_of_a_clone_can_be_followed_signalled_and_waited_for() {
     let server = TestServer::start();
     let source = create(&server, &[]);

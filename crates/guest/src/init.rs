@@ -14,6 +14,7 @@ mod reset;
 mod session;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -235,6 +236,8 @@ struct Session {
     pid: Pid,
     generation: u32,
     pipes: Pipes,
+    /// Tells that it is a shell yet, and not a fork of this process.
+    starting: Option<File>,
 }
 
 struct Init<'a> {

@@ -11,7 +11,7 @@ use forkyard_sys::process::{self, Child, CloneFlags, SingleThreaded};
 use forkyard_sys::seccomp::Filter;
 use forkyard_sys::{caps, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 
 use crate::files::Root;
 use crate::proto::{Failure, Setup, Start, StartError, decode, encode};
@@ -150,7 +150,7 @@ impl Launch {
             .map_err(|e| Failure::new("pipe", &e.into()))?;
         let child = self.fork(proof, confinement, &fds, Some(&write))?;
         drop(write);
-        let refusal = hear(File::from(read), &child).map_err(|e| Failure::new("pipe", &e))?;
+        let refusal = hear(File::from(read), child.pid).map_err(|e| Failure::new("pipe", &e))?;
         if refusal.is_empty() {
             return Ok(child);
         }
@@ -284,8 +284,8 @@ fn is_directory(path: &str) -> bool {
 ///
 /// A guest's root can stop the child meanwhile, which must not stop init: it is set going again,
 /// and killed when that does not help.
-fn hear(mut report: File, child: &Child) -> io::Result<Vec<u8>> {
-    let pid = child.pid.as_raw_nonzero().get();
+pub(crate) fn hear(mut report: File, child: Pid) -> io::Result<Vec<u8>> {
+    let pid = child.as_raw_nonzero().get();
     let end = Instant::now() + START;
     let mut heard = Vec::new();
     loop {

@@ -37,6 +37,7 @@ impl Init<'_> {
     /// Tells what there is, and does nothing until it may go on. Whoever takes the picture is
     /// bound to end, and with it this. It may ask before, too, what there is.
     pub(super) fn hold(&mut self) {
+        self.await_shell();
         let asked = self.holder.as_ref().and_then(|holder| {
             let message = channel::receive(holder).ok()??;
             self.tell_holder(holder).then_some(message)

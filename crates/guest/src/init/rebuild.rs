@@ -154,7 +154,7 @@ fn take_session(
     }
     let pid = Pid::from_raw(record.pid.cast_signed());
     let pid = pid.ok_or_else(|| Failure::new("the session's shell", &invalid()))?;
-    Ok(Session { pid, generation: 1, pipes })
+    Ok(Session { pid, generation: 1, pipes, starting: None })
 }
 
 fn refill(fd: &OwnedFd, mut bytes: &[u8]) -> Result<(), Failure> {

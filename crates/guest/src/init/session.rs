@@ -1,12 +1,13 @@
 //! The session: its shell, started when it is asked for, and the interruption of a line.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 
 use forkyard_sys::process;
 use rustix::fs::CWD;
 
 use super::{Init, Session};
-use crate::launch::{Launch, shell_path};
+use crate::launch::{Launch, hear, shell_path};
 use crate::proto::{Ended, Failure, InitMessage, InitOk, StartError};
 use crate::session::{self, Pipes};
 
@@ -37,10 +38,23 @@ impl Init<'_> {
         .map_err(|e| Failure::new("opening /dev/null", &e.into()))?;
         let mut fds = vec![(null.as_fd(), 0)];
         fds.extend(pipes.shell_fds());
-        let child = launch.fork(&self.proof, &self.confinement, &fds, None)?;
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|e| Failure::new("pipe", &e.into()))?;
+        let child = launch.fork(&self.proof, &self.confinement, &fds, Some(&write))?;
         self.sessions += 1;
-        self.session = Some(Session { pid: child.pid, generation: self.sessions, pipes });
+        let (generation, starting) = (self.sessions, Some(File::from(read)));
+        self.session = Some(Session { pid: child.pid, generation, pipes, starting });
         Ok(())
+    }
+
+    /// Waits until the session's shell has replaced the fork that becomes it, which nobody may see.
+    pub(super) fn await_shell(&mut self) {
+        if let Some(session) = &mut self.session
+            && let Some(report) = session.starting.take()
+        {
+            // Its end, if it came to one, is told by others.
+            let _ = hear(report, session.pid);
+        }
     }
 
     /// Ends the shell and its group. Told now and not when it is reaped: whoever runs a line is
