@@ -19,6 +19,7 @@ mod api;
 mod at_once;
 pub(crate) mod floor;
 mod fork;
+mod fork_files;
 mod life;
 mod many;
 mod memory;

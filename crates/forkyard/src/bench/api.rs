@@ -9,7 +9,7 @@ use std::time::Duration;
 use forkyard_api::routes::{ErrorBody, SessionRun};
 use forkyard_api::stream::{HEADER, Kind, PROTOCOL, parse_header};
 use forkyard_engine::model::{
-    CommandSpec, Exit, Fork, ForkSpec, Sandbox, SandboxSpec, SessionOutput,
+    CommandSpec, Exit, Fork, ForkSpec, Sandbox, SandboxSpec, SessionOutput, SnapshotSpec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -69,6 +69,22 @@ impl Api {
     pub(super) fn fork(&mut self, id: &str, count: u32) -> Result<Fork, Error> {
         let spec = ForkSpec { count: Some(count), name: None };
         self.ask("POST", &path(id, "/fork"), &to_json(&spec)?).and_then(|body| from_json(&body))
+    }
+
+    /// Writes the sandbox to disk.
+    pub(super) fn snapshot(&mut self, id: &str, spec: &SnapshotSpec) -> Result<(), Error> {
+        self.ask("POST", &path(id, "/snapshot"), &to_json(spec)?).map(drop)
+    }
+
+    /// Makes a sandbox that goes on from a snapshot.
+    pub(super) fn create_from(&mut self, snapshot: &str) -> Result<Sandbox, Error> {
+        let spec = SandboxSpec { from: Some(snapshot.to_owned()), ..SandboxSpec::default() };
+        self.ask("POST", "/v1/sandboxes", &to_json(&spec)?).and_then(|body| from_json(&body))
+    }
+
+    /// Removes a snapshot.
+    pub(super) fn remove_snapshot(&mut self, name: &str) -> Result<(), Error> {
+        self.ask("DELETE", &format!("/v1/snapshots/{name}"), &[]).map(drop)
     }
 
     /// Runs `/bin/true` as a command of its own, its stdio streamed, on a connection of its own.

@@ -11,7 +11,7 @@ use super::memory;
 use super::report::{Against, Goal, Report, Row};
 use super::samples::timed;
 use super::server::Server;
-use super::{check_interrupted, milliseconds_of};
+use super::{check_interrupted, fork_files, milliseconds_of};
 use crate::error::Error;
 
 /// Clones of the request that tells what a further one takes.
@@ -147,6 +147,7 @@ pub(super) fn measure(
         }
     }
     many(&mut api, image, slower, report)?;
+    fork_files::measure(&mut api, image, rounds, report)?;
     work_after(&mut api, image, report)
 }
 

@@ -41,6 +41,8 @@ pub(super) enum Against {
     Floor,
     /// The first of many.
     First,
+    /// A sandbox in which nothing was written.
+    Fresh,
 }
 
 /// What a row has to reach.
@@ -169,6 +171,7 @@ impl Against {
             Self::Criu => "CRIU",
             Self::Floor => "floor",
             Self::First => "first",
+            Self::Fresh => "fresh",
         }
     }
 }
