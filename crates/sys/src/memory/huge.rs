@@ -8,6 +8,9 @@ use crate::userfault;
 /// Length of a huge page, and what it is a multiple of.
 pub const HUGE: u64 = 2 * 1024 * 1024;
 
+/// So much, in bytes, takes longer to fill than a thread to start.
+const LONG: u64 = 8 * HUGE;
+
 impl Pages {
     /// Reads memory of a process into these pages by `fill`, as [`Pages::fill`] does for one part, by
     /// huge pages where the kernel can: `here` and `length` are multiples of [`HUGE`], and nothing
@@ -23,7 +26,7 @@ impl Pages {
         &mut self,
         (there, here, length): (u64, u64, u64),
         scratch: u64,
-        fill: impl Fn(&mut Self, &[(u64, u64, u64)]) -> io::Result<()>,
+        fill: impl Fn(&mut Self, &[(u64, u64, u64)]) -> io::Result<()> + Sync,
     ) -> io::Result<()> {
         if !(here | length | scratch).is_multiple_of(HUGE) || self.within(here, length).is_err() {
             return fill(self, &[(there, here, length)]);
@@ -34,7 +37,7 @@ impl Pages {
         let mut made = Self::map(scratch, length, false)?;
         // Without them it is slower.
         let _ = made.advise(scratch, length, libc::MADV_HUGEPAGE);
-        let filled = fill(&mut made, &[(there, scratch, length)]);
+        let filled = made.fill_by_two(there, &fill);
         let moved = filled.and_then(|()| move_pages.from(&mut made));
         drop(move_pages);
         made.unmap()?;
@@ -42,6 +45,36 @@ impl Pages {
             Ok(()) => Ok(()),
             Err(_) => fill(self, &[(there, here, length)]),
         }
+    }
+
+    /// Fills all of these pages from there on, by two threads if that is worth it. `fill` may be
+    /// called by any.
+    fn fill_by_two(
+        &mut self,
+        there: u64,
+        fill: &(impl Fn(&mut Self, &[(u64, u64, u64)]) -> io::Result<()> + Sync),
+    ) -> io::Result<()> {
+        let (start, length) = (self.start, self.length);
+        if length < LONG {
+            return fill(self, &[(there, start, length)]);
+        }
+        let half = length / 2 / HUGE * HUGE;
+        // The same pages as two values. Nobody uses them as one meanwhile.
+        let mut first = Self { start, length: half };
+        let mut second = Self { start: start + half, length: length - half };
+        let rest = [(there + half, second.start, second.length)];
+        std::thread::scope(|scope| {
+            let other = std::thread::Builder::new();
+            let other = other.spawn_scoped(scope, || fill(&mut second, &rest));
+            let filled = fill(&mut first, &[(there, start, half)]);
+            match other {
+                Ok(other) => {
+                    let lost = |_| Err(io::ErrorKind::BrokenPipe.into());
+                    filled.and(other.join().unwrap_or_else(lost))
+                }
+                Err(_) => filled.and_then(|()| fill(self, &rest)),
+            }
+        })
     }
 }
 
@@ -51,7 +84,7 @@ mod tests {
 
     #[test]
     fn what_is_filled_by_huge_pages_is_all_there_and_carries_no_mark() {
-        let length = 2 * HUGE;
+        let length = LONG + HUGE;
         let mut source = Pages::map(0x4400_0000_0000, length, false).unwrap();
         let mut target = Pages::map(0x4500_0000_0000, length + HUGE, false).unwrap();
         let bytes: Vec<u8> = (0..length).map(|n| (n / 4096 + n % 251) as u8).collect();
