@@ -86,3 +86,19 @@ fn every_program_goes_on_when_it_is_resumed() {
         server.ok(&["rm", &id]);
     }
 }
+
+#[test]
+fn what_is_mapped_in_memory_file_systems_is_there_when_it_is_looked_for() {
+    let server = TestServer::start();
+    let id = server.ok(&["create"]).trim().to_owned();
+    start_in(&server, &id, "posix_shm", &[]);
+    // Files that may have changed since are not looked for, and times are told in seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    server.ok(&["snapshot", &id, "taken"]);
+    server.ok(&["pause", &id]);
+    server.ok(&["resume", &id]);
+    let other = server.ok(&["create", "--from", "taken"]).trim().to_owned();
+    for id in [&id, &other] {
+        ends_well(&server, "posix_shm", id);
+    }
+}

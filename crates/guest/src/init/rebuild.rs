@@ -21,8 +21,9 @@ impl Init<'_> {
     pub(super) fn rebuild(&mut self, held: &Held) -> Result<Times, Failure> {
         let failed = |e: io::Error| Failure::new("letting go of the memory of a fork", &e);
         let mut times = Times::start();
-        held.check_marks()?;
         self.fill_memory_files()?;
+        // What lies in memory is mapped, too.
+        held.check_marks()?;
         self.builder.take_from_base(&self.setup, held.picture().open_paths())?;
         self.tell_of_fork(held);
         times.mark("files in memory");

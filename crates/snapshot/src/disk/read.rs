@@ -101,7 +101,7 @@ fn read_files(dir: &Path, header: &Header, known: Vec<Layer>) -> Result<Vec<Laye
         if read.part != *part {
             return Err(damaged("its files are not those that were written"));
         }
-        if is_shareable(part.entries, part.length) {
+        if is_shareable(part.entries, part.length, &read.linked) {
             layers.push(Layer { name: name.clone(), linked: read.linked });
         }
     }

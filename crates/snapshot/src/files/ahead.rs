@@ -28,6 +28,9 @@ const MANY: u64 = 1000;
 /// The same of bytes.
 const MUCH: u64 = 16 << 20;
 
+/// Most bytes of names of what each has for itself of a copy that is shared. They travel in messages.
+const NAMES_MAX: usize = 16 << 20;
+
 /// How often all is gone through, at most.
 const PASSES: u32 = 3;
 
@@ -43,9 +46,10 @@ const TICK: Duration = Duration::from_millis(20);
 /// How often it is tried to have all stand still.
 const TRIES: u32 = 5;
 
-/// Whether so much is shared by sandboxes rather than copied for each.
-pub(crate) fn is_shareable(entries: u64, bytes: u64) -> bool {
-    entries >= MANY || bytes >= MUCH
+/// Whether so much is shared by sandboxes rather than copied for each, but for what has these names.
+pub(crate) fn is_shareable(entries: u64, bytes: u64, linked: &[Vec<u8>]) -> bool {
+    let names: usize = linked.iter().map(Vec::len).sum();
+    (entries >= MANY || bytes >= MUCH) && names <= NAMES_MAX
 }
 
 /// Whether it is worth while to copy what is in a directory ahead.
@@ -152,7 +156,7 @@ impl FilesAhead {
     pub fn shareable(&self, from: &Path) -> Option<Shareable> {
         let (copy, _) = self.all.iter().find(|(copy, _)| copy.from() == from)?;
         let seen = copy.seen();
-        (is_shareable(seen.all.entries, seen.all.bytes) && !seen.deep)
+        (is_shareable(seen.all.entries, seen.all.bytes, &seen.linked) && !seen.deep)
             .then(|| Shareable { path: copy.to().to_owned(), linked: seen.linked.clone() })
     }
 
