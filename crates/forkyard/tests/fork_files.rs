@@ -14,7 +14,7 @@ use support::{SOON, Sandbox, create};
 
 /// Files of many kinds, more than are copied in the stop, and what became of those of the image.
 const WRITE: &str = "
-    mkdir -p /work/deep/er /work/gone /work/moved-from; cd /work
+    mkdir -p /made/deep/er /made/gone /made/moved-from; cd /made
     for n in $(seq 200); do echo $n >file-$n; echo $n >deep/er/$n; done
     ln file-1 deep/one; ln file-1 deep/er/uno; ln -s ../file-2 deep/two; mkfifo deep/fifo
     dd if=/dev/urandom of=sparse bs=4096 count=3 seek=2000 2>/dev/null; truncate -s 64M sparse
@@ -25,15 +25,15 @@ const WRITE: &str = "
     echo unseen >deleted; exec 7<deleted; rm deleted";
 
 /// Makes it more than each clone has a copy of.
-const MUCH: &str = "dd if=/dev/urandom of=/work/deep/much bs=1M count=17 2>/dev/null";
+const MUCH: &str = "dd if=/dev/urandom of=/made/deep/much bs=1M count=17 2>/dev/null";
 
 /// All that can be seen of it.
 const SHOW: &str = "
-    cd /; find /work /etc /bin | sort | xargs stat -c '%N %F %a %u:%g'
-    find /work /etc /bin ! -type d | sort | xargs stat -c '%n %s %h'
-    find /work /etc /bin -type f | sort | xargs stat -c %Y
-    find /work /etc -type f | sort | xargs md5sum
-    stat -c '%i' /work/file-1 /work/deep/one /work/deep/er/uno | uniq | wc -l";
+    cd /; find /made /etc /bin | sort | xargs stat -c '%N %F %a %u:%g'
+    find /made /etc /bin ! -type d | sort | xargs stat -c '%n %s %h'
+    find /made /etc /bin -type f | sort | xargs stat -c %Y
+    find /made /etc -type f | sort | xargs md5sum
+    stat -c '%i' /made/file-1 /made/deep/one /made/deep/er/uno | uniq | wc -l";
 
 /// A sandbox of an image whose files it may remove, in every mode.
 #[track_caller]
@@ -103,20 +103,20 @@ fn look_at_clones_after(write: &str, shared: [usize; 2]) {
     let source = small(&server, &image);
     source.say(write);
     let before = source.say(SHOW);
-    assert!(before.contains("/work/deep/fifo fifo") && before.contains("/etc/fresh"), "{before}");
+    assert!(before.contains("/made/deep/fifo fifo") && before.contains("/etc/fresh"), "{before}");
     let first = fork(&source, &["-n", "3"]);
     assert!(was_copied_ahead(&first), "{:?}", first.report);
     assert_eq!(bases(&server), shared[0]);
     let mut all = clones(&first, &server);
     if shared[1] > 0 {
         // Its own, and the same.
-        all[0].say("cd /work/deep; cp -p much own; mv own much");
+        all[0].say("cd /made/deep; cp -p much own; mv own much");
     }
     let nested = fork(&all[0], &["-n", "2"]);
     all.extend(clones(&nested, &server));
     for clone in &all {
         assert_same(&clone.say(SHOW), &before);
-        assert_eq!(clone.say("cat <&7; [ ! -e /work/gone/x ] && echo gone"), "unseen\ngone\n");
+        assert_eq!(clone.say("cat <&7; [ ! -e /made/gone/x ] && echo gone"), "unseen\ngone\n");
     }
     assert_same(&source.say(SHOW), &before);
     assert_eq!(bases(&server), shared[1]);
@@ -144,23 +144,23 @@ fn clones_and_original_write_on_their_own_and_leave_in_any_order() {
         all.push(source);
         for (n, sandbox) in all.iter().enumerate() {
             sandbox
-                .say(&format!("echo {n} >>/work/deep/one; rm /work/file-2; mkdir /work/own-{n}"));
+                .say(&format!("echo {n} >>/made/deep/one; rm /made/file-2; mkdir /made/own-{n}"));
         }
         for (n, sandbox) in all.iter().enumerate() {
-            let told = sandbox.say("cat /work/file-1 /work/deep/er/uno; ls -d /work/own-*");
-            assert_eq!(told, format!("1\n{n}\n1\n{n}\n/work/own-{n}\n"));
+            let told = sandbox.say("cat /made/file-1 /made/deep/er/uno; ls -d /made/own-*");
+            assert_eq!(told, format!("1\n{n}\n1\n{n}\n/made/own-{n}\n"));
         }
         // One is reset, and goes after another.
         server.ok(&["reset", &all[first_to_go].id]);
-        let told = all[first_to_go].say("ls -d /work /bin/vi /etc/group 2>&1 | sort");
+        let told = all[first_to_go].say("ls -d /made /bin/vi /etc/group 2>&1 | sort");
         assert!(told.contains("/bin/vi\n/etc/group\n"), "{told}");
         let gone = (first_to_go + 1) % 3;
         server.ok(&["rm", &all[gone].id]);
         let last = (first_to_go + 2) % 3;
-        assert_eq!(all[last].say("cat /work/deep/er/uno"), format!("1\n{last}\n"));
+        assert_eq!(all[last].say("cat /made/deep/er/uno"), format!("1\n{last}\n"));
         // It can be forked as before.
         let again = clones(&fork(&all[last], &[]), &server);
-        assert_eq!(again[0].say("cat /work/deep/er/uno"), format!("1\n{last}\n"));
+        assert_eq!(again[0].say("cat /made/deep/er/uno"), format!("1\n{last}\n"));
         for sandbox in [&all[first_to_go], &all[last], &again[0]] {
             server.ok(&["rm", &sandbox.id]);
         }
@@ -178,10 +178,10 @@ fn what_is_open_in_a_shared_layer_shows_what_others_write_to_it() {
     assert_eq!(bases(&server), 1);
     for clone in &clones {
         assert_eq!(
-            clone.say("echo two >&9; cat <&8; echo three >>/work/log; cat <&8"),
+            clone.say("echo two >&9; cat <&8; echo three >>/made/log; cat <&8"),
             "two\nthree\n"
         );
-        assert_eq!(clone.sh("cat /work/log"), "one\ntwo\nthree\n");
+        assert_eq!(clone.sh("cat /made/log"), "one\ntwo\nthree\n");
     }
     assert_eq!(source.say("cat <&8; cat log"), "one\n");
 }
@@ -219,7 +219,7 @@ print(len(set(names + [entry.name for entry in entries])))";
 fn a_shared_layer_stays_while_anybody_has_it_and_no_longer() {
     let mut server = TestServer::start();
     let image = image_dir();
-    let show = |sandbox: &Sandbox<'_>| sandbox.sh("md5sum </work/deep/much; cat /work/file-7");
+    let show = |sandbox: &Sandbox<'_>| sandbox.sh("md5sum </made/deep/much; cat /made/file-7");
     let (ids, before) = {
         let source = small(&server, &image);
         source.say(&format!("{WRITE}; {MUCH}"));
@@ -228,9 +228,9 @@ fn a_shared_layer_stays_while_anybody_has_it_and_no_longer() {
         server.ok(&["rm", &source.id]);
         // A reset is from the image.
         server.ok(&["reset", &clones[0].id]);
-        clones[0].say("[ ! -e /work ] && ls /bin/vi");
+        clones[0].say("[ ! -e /made ] && ls /bin/vi");
         let again = &self::clones(&fork(&clones[0], &[]), &server)[0];
-        again.say("[ ! -e /work ] && ls /bin/vi");
+        again.say("[ ! -e /made ] && ls /bin/vi");
         server.ok(&["snapshot", &clones[1].id, "kept"]);
         server.ok(&["pause", &clones[2].id]);
         (clones.iter().map(|clone| clone.id.clone()).collect::<Vec<_>>(), before)
@@ -276,16 +276,16 @@ fn the_copy_is_of_one_moment_while_a_command_appends() {
     let source = small(&server, &image);
     source.say(WRITE);
     // Two files are written one after the other, so they never differ by more than a line.
-    let line = "n=0; while :; do n=$((n + 1)); echo $n >>/work/a; echo $n >>/work/b; done";
+    let line = "n=0; while :; do n=$((n + 1)); echo $n >>/made/a; echo $n >>/made/b; done";
     let number = source.start(line);
-    wait_for("the command to write", SOON, || source.say("ls /work").contains("b\n"));
+    wait_for("the command to write", SOON, || source.say("ls /made").contains("b\n"));
     for _ in 0..5 {
         let fork = fork(&source, &["-n", "2"]);
         assert!(was_copied_ahead(&fork));
         for clone in clones(&fork, &server) {
             server.ok(&["kill", "-s", "KILL", &clone.id, &number.to_string()]);
             clone.wait(number);
-            let counts = clone.sh("wc -l </work/a; wc -l </work/b; tail -n 1 /work/a");
+            let counts = clone.sh("wc -l </made/a; wc -l </made/b; tail -n 1 /made/a");
             let counts: Vec<i64> = counts.lines().map(|n| n.trim().parse().unwrap()).collect();
             let ahead = counts[0] - counts[1];
             assert!((0..=1).contains(&ahead) && counts[0] == counts[2], "{counts:?}");
@@ -331,16 +331,16 @@ fn what_is_made_from_a_snapshot_shares_its_files_while_it_is_there_and_after() {
             assert!(used(&upper) < 1 << 20, "{} has its own copy", sandbox.id);
         }
         if kind.is_empty() {
-            let said = made[0].say("echo two >>/work/log; cat <&8; echo more >>/work/deep/one");
+            let said = made[0].say("echo two >>/made/log; cat <&8; echo more >>/made/deep/one");
             assert_eq!(said, "one\ntwo\n");
-            assert_eq!(made[0].sh("cat /work/file-1"), "1\nmore\n");
+            assert_eq!(made[0].sh("cat /made/file-1"), "1\nmore\n");
             assert_same(&made[1].sh(SHOW), &before);
         }
         let clone = &clones(&fork(&made[1], &[]), &server)[0];
         assert_same(&clone.sh(SHOW), &before);
         server.ok(&["snapshots", "rm", "kept"]);
         server.ok(&["reset", &made[0].id]);
-        assert_eq!(made[0].sh("ls -d /work || ls /bin/vi"), "/bin/vi\n");
+        assert_eq!(made[0].sh("ls -d /made || ls /bin/vi"), "/bin/vi\n");
         assert_eq!((bases(&server), places()), (0, 1));
         server.ok(&["rm", &made[0].id, &made[1].id, &made[2].id]);
         assert_same(&clone.sh(SHOW), &before);
