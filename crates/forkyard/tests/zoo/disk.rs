@@ -1,8 +1,10 @@
 //! The zoo by way of a disk: from snapshots, when the original is gone, and paused and resumed.
 
-use forkyard_testkit::TestServer;
+use std::time::UNIX_EPOCH;
 
-use super::{end_of, start_in};
+use forkyard_testkit::{TestServer, wait_for};
+
+use super::{PATIENCE, end_of, start_in};
 
 /// Programs, with what they are told by their environment.
 const PROGRAMS: &[(&str, &[&str])] = &[
@@ -93,7 +95,9 @@ fn what_is_mapped_in_memory_file_systems_is_there_when_it_is_looked_for() {
     let id = server.ok(&["create"]).trim().to_owned();
     start_in(&server, &id, "posix_shm", &[]);
     // Files that may have changed since are not looked for, and times are told in seconds.
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let seconds = || UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let made = seconds();
+    wait_for("the next second", PATIENCE, || seconds() > made);
     server.ok(&["snapshot", &id, "taken"]);
     server.ok(&["pause", &id]);
     server.ok(&["resume", &id]);

@@ -224,3 +224,17 @@ fn still(subject: &Subject) -> Option<((i64, u64), Duration)> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_is_shared_unless_too_many_names_were_to_be_told() {
+        assert!(!is_shareable(MANY - 1, MUCH - 1, &[]));
+        assert!(is_shareable(MANY, 0, &[]) && is_shareable(0, MUCH, &[]));
+        let names = vec![vec![b'n'; 4096]; NAMES_MAX / 4096];
+        assert!(is_shareable(MANY, MUCH, &names));
+        assert!(!is_shareable(MANY, MUCH, &[names, vec![b"n".to_vec()]].concat()));
+    }
+}
