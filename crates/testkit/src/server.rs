@@ -1,6 +1,7 @@
 //! A server of a test's own: its store, its socket, its command line and HTTP API.
 
 mod end;
+mod seed;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -88,6 +89,7 @@ impl TestServer {
             seen: BTreeSet::new(),
             cgroups: BTreeSet::new(),
         };
+        seed::plant(&server.store);
         server.launch().unwrap_or_else(|why| panic!("{why}"));
         server.started = true;
         server

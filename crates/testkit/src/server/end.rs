@@ -7,7 +7,7 @@ use std::process::Child;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{END, TestServer, VANISH};
+use super::{END, TestServer, VANISH, seed};
 use crate::leaks::{self, Leak};
 use crate::poll::poll as look_until;
 
@@ -92,6 +92,8 @@ impl TestServer {
                 trouble.push(why);
             } else if self.stays() {
                 trouble.extend(self.left().iter().map(|leak| format!("left behind: {leak}")));
+            } else {
+                seed::keep(&self.store);
             }
         }
         if !trouble.is_empty() || !self.started {
