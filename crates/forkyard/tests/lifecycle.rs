@@ -583,3 +583,17 @@ fn fifty_lives_leave_no_process_namespace_mount_group_or_directory() {
     });
     assert_eq!(Sandbox::clone(&keep).sh("echo alive"), "alive\n");
 }
+
+#[test]
+fn stores_and_volumes_may_lie_in_dev_shm() {
+    let memory = Path::new("/dev/shm");
+    let server = TestServer::start_at(memory, &binary(), &[]);
+    let dir = tempfile::tempdir_in(memory).unwrap();
+    std::fs::write(dir.path().join("file"), "shared\n").unwrap();
+    let volume = format!("{}:/volume:ro", dir.path().display());
+    let sandbox = create(&server, &["-v", &volume]);
+    let line = "cat /volume/file; echo own >/root/file; ls /dev/shm | wc -l; echo >/dev/null";
+    assert_eq!(server.ok(&["exec", "-s", &sandbox.id, line]), "shared\n0\n");
+    let clone = server.ok(&["fork", &sandbox.id]);
+    assert_eq!(server.ok(&["exec", clone.trim(), "--", "cat", "/root/file"]), "own\n");
+}

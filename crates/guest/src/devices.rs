@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::OnceLock;
 
 use forkyard_sys::mount::{NOEXEC, NOSUID, attach_mount, clone_mount, new_mount};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat, symlinkat};
@@ -18,8 +20,24 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
-/// Covers this namespace's /dev by the devices that sandboxes without one of their own get a
-/// read-only view of.
+/// The directory that [`cover`] covered: one that every host has and nobody needs here. All of
+/// /dev would do, were it not for stores and volumes in /dev/shm.
+static COVERED: OnceLock<&str> = OnceLock::new();
+
+/// Where the devices are that sandboxes without a /dev of their own get a read-only view of.
+pub(crate) fn common() -> &'static str {
+    COVERED.get_or_init(|| if Path::new("/dev/pts").is_dir() { "/dev/pts" } else { "/dev" })
+}
+
+/// Where to find the source of a mount: of the host's /dev, shared memory alone is shown.
+pub(crate) fn instead_of_hosts(source: &str) -> String {
+    match Path::new(source).strip_prefix("/dev") {
+        Ok(rest) if !rest.starts_with("shm") => format!("{}/{}", common(), rest.display()),
+        _ => source.to_owned(),
+    }
+}
+
+/// Covers a directory of this namespace by these devices.
 pub(crate) fn cover() -> Result<(), Failure> {
     let failed = |what: String| move |e: io::Error| Failure::new(what, &e);
     let mut binds = Vec::new();
@@ -30,7 +48,8 @@ pub(crate) fn cover() -> Result<(), Failure> {
         binds.push(bind);
     }
     let dev = tmpfs()?;
-    attach_mount(&dev, CWD, "/dev").map_err(failed("covering /dev".into()))?;
+    let place = common();
+    attach_mount(&dev, CWD, place).map_err(failed(format!("covering {place}")))?;
     for (bind, (name, major, minor)) in binds.into_iter().zip(DEVICES) {
         let failed = |e: io::Error| Failure::new(format!("making /dev/{name}"), &e);
         // A node of its own needs no mount of its own; without the right to make one, the host's.

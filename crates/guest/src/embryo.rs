@@ -94,14 +94,16 @@ impl Embryo {
 
     /// Makes a detached mount of a source, its ids shown as the sandbox has them.
     fn mount(&mut self, source: &MountSource) -> Result<OwnedFd, Failure> {
-        let own = if source.path == "/dev" { self.dev.take() } else { None };
-        let tree = match own {
-            Some(dev) => dev,
-            None => clone_mount(CWD, &source.path, source.recursive)
-                .map_err(|e| Failure::new(format!("open_tree of {}", source.path), &e))?,
+        let devices = source.path == "/dev";
+        let tree = if let Some(dev) = self.dev.take_if(|_| devices) {
+            dev
+        } else {
+            let path = devices::instead_of_hosts(&source.path);
+            clone_mount(CWD, &path, source.recursive)
+                .map_err(|e| Failure::new(format!("open_tree of {}", source.path), &e))?
         };
         // The device nodes and kernel file systems keep their owner: the host's root.
-        let keep = source.path == "/dev" || source.path == "/sys";
+        let keep = devices || source.path == "/sys";
         // What users show to a sandbox brings no devices, whoever made nodes there.
         let volume = source.recursive && !keep;
         let attr = MountAttr {

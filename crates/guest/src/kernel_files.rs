@@ -8,6 +8,7 @@ use forkyard_sys::mount::{
 };
 use rustix::fs::CWD;
 
+use crate::devices;
 use crate::proto::Failure;
 
 /// What a guest does not get to see or change of a file system.
@@ -170,7 +171,8 @@ fn mask(dir: &OwnedFd, masks: &Masks) -> Result<(), Failure> {
     };
     let read_only = MountAttr { set: RDONLY | NOSUID | NODEV | NOEXEC, ..MountAttr::default() };
     // A node of the device, as the guest's own /dev/null: of no use but that it is empty.
-    cover(masks.files, &|_| clone_mount(CWD, "/dev/null", false))?;
+    let null = format!("{}/null", devices::common());
+    cover(masks.files, &|_| clone_mount(CWD, &null, false))?;
     cover(masks.dirs, &|_| {
         new_mount("tmpfs", &[("size", "0"), ("nr_inodes", "1")], RDONLY | NOSUID | NODEV)
     })?;

@@ -77,7 +77,14 @@ impl TestServer {
     /// The same with another program in the place of `forkyard`.
     #[track_caller]
     pub fn start_program(program: &Path, extra: &[&str]) -> Self {
-        let dir = tempfile::Builder::new().prefix("fy-").tempdir().expect("a temporary directory");
+        Self::start_at(&std::env::temp_dir(), program, extra)
+    }
+
+    /// The same with its store below this directory.
+    #[track_caller]
+    pub fn start_at(parent: &Path, program: &Path, extra: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("fy-").tempdir_in(parent);
+        let dir = dir.expect("a temporary directory");
         let mut server = Self {
             store: dir.path().join("store"),
             socket: dir.path().join("sock"),
