@@ -52,14 +52,26 @@ pub fn survives(program: &str) {
 #[track_caller]
 pub fn survives_with(program: &str, create: &[&str], exec: &[&str]) {
     let server = TestServer::start();
-    let source = start(&server, program, create, exec);
-    goes_on(&server, program, &source, "1");
+    let compiled = compiled(program);
+    for _ in 0..times() {
+        let source = made(&server, create);
+        assert_eq!(start_compiled(&server, &source, &compiled, exec), "1");
+        let clones = goes_on(&server, program, &source, "1");
+        for id in clones.iter().chain([&source]) {
+            server.ok(&["rm", id]);
+        }
+    }
+}
+
+/// How often each program is forked from its start: once, unless `FORKYARD_ZOO_TIMES` says more.
+fn times() -> usize {
+    std::env::var("FORKYARD_ZOO_TIMES").map_or(1, |times| times.parse().unwrap())
 }
 
 /// Forks a sandbox in which a program of the zoo is ready, as this command, and checks what it says
-/// afterwards.
+/// afterwards; the clones.
 #[track_caller]
-pub fn goes_on(server: &TestServer, program: &str, source: &str, command: &str) {
+pub fn goes_on(server: &TestServer, program: &str, source: &str, command: &str) -> Vec<String> {
     let source = source.to_owned();
     let clones = fork(server, &source);
     assert_eq!(clones.len(), CLONES);
@@ -71,6 +83,7 @@ pub fn goes_on(server: &TestServer, program: &str, source: &str, command: &str) 
         let (output, code) = end_of(server, id, command);
         assert!(code == 0 && output.ends_with("ok\n"), "{program} in {who}: {code}, {output}");
     }
+    clones
 }
 
 /// Forks a program that is always in the middle of something, and has it go on after each fork; what
@@ -114,25 +127,34 @@ pub fn refused_with(program: &str, text: &str, create: &[&str], exec: &[&str]) {
 /// Makes a sandbox in which a program of the zoo is ready to be forked; its id.
 #[track_caller]
 pub fn start(server: &TestServer, program: &str, create: &[&str], exec: &[&str]) -> String {
-    let mut args = vec!["create"];
-    args.extend(create);
-    let id = server.ok(&args).trim().to_owned();
+    let id = made(server, create);
     assert_eq!(start_in(server, &id, program, exec), "1");
     id
+}
+
+#[track_caller]
+fn made(server: &TestServer, create: &[&str]) -> String {
+    let mut args = vec!["create"];
+    args.extend(create);
+    server.ok(&args).trim().to_owned()
 }
 
 /// The same in a sandbox that is there; the command's number.
 #[track_caller]
 pub fn start_in(server: &TestServer, id: &str, program: &str, exec: &[&str]) -> String {
-    let (_dir, binary) = compiled(program);
-    server.ok(&["cp", binary.to_str().unwrap(), &format!("{id}:/root/zoo")]);
+    start_compiled(server, id, &compiled(program), exec)
+}
+
+#[track_caller]
+fn start_compiled(server: &TestServer, id: &str, program: &Compiled, exec: &[&str]) -> String {
+    server.ok(&["cp", program.path.to_str().unwrap(), &format!("{id}:/root/zoo")]);
     let mut args = vec!["exec", "-d"];
     args.extend(exec);
     args.extend([id, "--", "/root/zoo"]);
     let command = server.ok(&args).trim().to_owned();
-    wait_for(&format!("{program} to be ready"), PATIENCE, || {
+    wait_for("the program to be ready", PATIENCE, || {
         let output = output_of(server, id, &command);
-        assert!(!output.contains("FAIL"), "{program} before the fork: {output}");
+        assert!(!output.contains("FAIL"), "before the fork: {output}");
         output.contains("ready\n") || output.contains("ready\r\n")
     });
     command
@@ -179,18 +201,23 @@ pub fn end_of(server: &TestServer, id: &str, number: &str) -> (String, i64) {
     (output_of(server, id, number), command["exit"]["code"].as_i64().unwrap_or(-1))
 }
 
-/// A program of the zoo, compiled into a directory that goes away with what this gives.
+/// A program of the zoo.
+struct Compiled {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
 #[track_caller]
-fn compiled(program: &str) -> (tempfile::TempDir, PathBuf) {
+fn compiled(program: &str) -> Compiled {
     let dir = tempfile::tempdir().unwrap();
     // As this test is run: where it was built may be closed to its user.
     let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("CARGO_MANIFEST_DIR");
     let zoo = Path::new(&package).join("../snapshot/tests/zoo");
-    let (source, binary) = (zoo.join(format!("{program}.c")), dir.path().join(program));
+    let (source, path) = (zoo.join(format!("{program}.c")), dir.path().join(program));
     let mut gcc = Command::new("gcc");
     gcc.args(["-O1", "-g", "-Wall", "-Wno-unused-result", "-pthread", "-o"]);
-    gcc.arg(&binary).arg(source).arg("-lrt");
+    gcc.arg(&path).arg(source).arg("-lrt");
     let out = gcc.output().expect("run gcc");
     assert!(out.status.success(), "gcc: {}", String::from_utf8_lossy(&out.stderr));
-    (dir, binary)
+    Compiled { path, _dir: dir }
 }

@@ -77,9 +77,9 @@ pub(crate) fn attach(server: &TestServer, id: &str) -> Stream {
 /// Starts a program of the zoo on a terminal, which is ready when it sees what is typed.
 #[track_caller]
 fn start_typing(server: &TestServer, program: &str, text: &str) -> String {
-    let (_dir, binary) = super::compiled(program);
+    let compiled = super::compiled(program);
     let id = server.ok(&["create"]).trim().to_owned();
-    server.ok(&["cp", binary.to_str().unwrap(), &format!("{id}:/root/zoo")]);
+    server.ok(&["cp", compiled.path.to_str().unwrap(), &format!("{id}:/root/zoo")]);
     server.ok(&["exec", "-d", "-t", &id, "--", "/root/zoo"]);
     let mut keyboard = attach(server, &id);
     keyboard.type_in(text);
