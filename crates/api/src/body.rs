@@ -1,5 +1,7 @@
 //! Bodies of requests: JSON with errors that say where it is wrong.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
@@ -12,6 +14,9 @@ use crate::error::{Answer, Failed};
 
 /// Largest JSON body, in bytes: a command line may have 2 MiB of arguments.
 const BODY_MAX: usize = 8 * 1024 * 1024;
+
+/// How long one may take to arrive.
+const BODY_WAIT: Duration = Duration::from_secs(120);
 
 /// How much of a body is read that is refused, in bytes.
 const DISCARD_MAX: usize = 64 * 1024 * 1024;
@@ -38,7 +43,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failed;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Failed> {
-        let bytes = read(request).await?;
+        let late = |_| Failed::new(408, format!("body: not here after {} s", BODY_WAIT.as_secs()));
+        let bytes = tokio::time::timeout(BODY_WAIT, read(request)).await.map_err(late)??;
         // No body asks for all defaults.
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         serde_json::from_slice(bytes).map(Self).map_err(|e| Failed::new(400, format!("body: {e}")))

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use forkyard_engine::model::{Command, CommandId, CommandSpec};
 use forkyard_engine::{Attachment, Engine, LiveSandbox};
 use serde::Deserialize;
@@ -13,17 +13,23 @@ use serde::Deserialize;
 use crate::body::{Body, Path, Query};
 use crate::error::{Answer, Failed};
 use crate::pipe::{self, Opening};
+use crate::remote::{Caller, allowed};
 use crate::routes::{Run, Signal};
 use crate::stream::PROTOCOL;
 
 type Shared = State<Arc<Engine>>;
 
 /// Makes a sandbox, runs a command in it, and removes it.
-pub(crate) async fn run(State(engine): Shared, mut request: Request) -> Answer<Response> {
+pub(crate) async fn run(
+    State(engine): Shared,
+    Extension(caller): Extension<Caller>,
+    mut request: Request,
+) -> Answer<Response> {
     let upgrade = upgrade_of(&mut request)?
         .ok_or_else(|| Failed::new(426, format!("this needs `Upgrade: {PROTOCOL}`")))?;
     let Body(run) = Body::<Run>::from_request(request, &()).await?;
     let Run { sandbox, command, keep } = run;
+    allowed(caller, &sandbox)?;
     let owner = Arc::clone(&engine);
     // In a task of its own: a client that goes away meanwhile leaves no half-made sandbox.
     let started = tokio::spawn(async move {

@@ -4,7 +4,7 @@
 //!
 //! # Limits
 //!
-//! A JSON body has at most 8 MiB, a request head 64 KiB and 30 seconds to arrive; contents of
+//! A JSON body has at most 8 MiB and two minutes to arrive, a request head 64 KiB and 30 seconds; contents of
 //! files and archives stream and have no limit.
 #![forbid(unsafe_code)]
 
@@ -13,11 +13,14 @@ mod commands;
 mod error;
 mod files;
 mod images;
+mod keys;
 mod pipe;
+mod remote;
 pub mod routes;
 mod sandboxes;
 mod server;
 mod snapshots;
 pub mod stream;
 
+pub use remote::{Remote, Tls, TlsError};
 pub use server::{Served, serve};

@@ -45,6 +45,9 @@
 //! | `POST /v1/images/prune` | | `Pruned`: layers and parts of downloads that nothing uses |
 //! | `GET /v1/images/{name}` | | `ImageDetails` |
 //! | `DELETE /v1/images/{name}` | | 204 |
+//! | `POST /v1/keys` | `KeySpec` | 201 `NewKey` |
+//! | `GET /v1/keys` | | `[Key]` |
+//! | `DELETE /v1/keys/{id}` | | 204 |
 //! | `POST /v1/shutdown` | | 204; refused while sandboxes run, unless `?force=true`, which removes all sandboxes, or `?keep=true`, which leaves them to the next server |
 //!
 //! `{id}` is an id or a name. File paths are absolute, or relative to the sandbox's working
@@ -82,6 +85,9 @@ pub struct Health {
     pub mode: String,
     /// Sandboxes that run.
     pub sandboxes: usize,
+    /// URLs of its addresses for clients with keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<String>,
 }
 
 /// Body of `POST /v1/run`: make a sandbox, run a command, delete the sandbox.

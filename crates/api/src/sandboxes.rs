@@ -3,33 +3,40 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use forkyard_engine::Engine;
 use forkyard_engine::model::{Created, Event, Fork, ForkSpec, Sandbox, SandboxSpec};
 
 use crate::body::{Body, Path, long_json};
 use crate::error::Answer;
+use crate::remote::{Caller, allowed};
 use crate::routes::{Health, SessionRun, Timeout};
 
 type Shared = State<Arc<Engine>>;
 
-pub(crate) async fn health(State(engine): Shared) -> Json<Health> {
+pub(crate) async fn health(
+    State(engine): Shared,
+    Extension(urls): Extension<Arc<[String]>>,
+) -> Json<Health> {
     Json(Health {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         store: engine.root().display().to_string(),
         mode: engine.mode().word().to_owned(),
         sandboxes: engine.alive(),
+        listen: urls.to_vec(),
     })
 }
 
 pub(crate) async fn create(
     State(engine): Shared,
+    Extension(caller): Extension<Caller>,
     Body(spec): Body<SandboxSpec>,
 ) -> Answer<(StatusCode, Json<Created>)> {
+    allowed(caller, &spec)?;
     // In a task of its own: a client that goes away meanwhile leaves no half-made sandbox.
     let made = tokio::spawn(async move { engine.create_reported(spec).await }).await;
     let (live, report) = made.map_err(|e| crate::error::Failed::new(500, e.to_string()))??;

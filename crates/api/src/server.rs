@@ -1,26 +1,31 @@
-//! Accepts connections on a Unix socket and serves the routes on them.
+//! Accepts connections and serves the routes on them.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
+use axum::{Extension, Router, middleware};
 use forkyard_engine::Engine;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
-use tokio::sync::Notify;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
 use crate::body::Query;
 use crate::error::{Answer, Failed};
-use crate::{commands, files, images, sandboxes, snapshots};
+use crate::remote::{Caller, Remote, Stream, Tls, authenticate, local_only, welcome};
+use crate::{commands, files, images, keys, sandboxes, snapshots};
 
 /// Largest request head, in bytes.
 const HEAD_MAX: usize = 64 * 1024;
@@ -28,7 +33,7 @@ const HEAD_MAX: usize = 64 * 1024;
 /// How long a request's head may take to arrive.
 const HEAD_WAIT: Duration = Duration::from_secs(30);
 
-/// Most connections at once; more wait to be accepted.
+/// Most connections at once at a socket or at all addresses; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 1024;
 
 /// Why a server ended.
@@ -49,13 +54,14 @@ struct Activity {
     stop: Notify,
 }
 
-/// Serves `first`, and whoever connects to `listener`, until asked to stop, or until there was
-/// neither sandbox nor connection for `idle`. Somebody may have connected just then: see whether
-/// there is one to accept, once nobody else can find the socket.
+/// Serves `first`, whoever connects to `listener`, and who has a key at `remotes`, until asked to
+/// stop, or until there was neither sandbox nor connection for `idle`. Somebody may have connected
+/// just then: see whether there is one to accept, once nobody else can find the socket.
 pub async fn serve(
     engine: Arc<Engine>,
     listener: &UnixListener,
     first: Vec<UnixStream>,
+    remotes: &[Remote],
     idle: Option<Duration>,
 ) -> std::io::Result<Served> {
     listener.set_nonblocking(true)?;
@@ -65,36 +71,34 @@ pub async fn serve(
         changed: Notify::new(),
         stop: Notify::new(),
     });
-    let router = router(Arc::clone(&engine), Arc::clone(&activity));
-    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-    let take = |stream, slot| {
-        let (router, activity) = (router.clone(), Arc::clone(&activity));
-        activity.connections.fetch_add(1, Ordering::AcqRel);
-        activity.changed.notify_waiters();
-        tokio::spawn(async move {
-            connection(stream, router).await;
-            activity.connections.fetch_sub(1, Ordering::AcqRel);
-            activity.changed.notify_waiters();
-            drop(slot);
-        });
-    };
+    let urls: Arc<[String]> = remotes.iter().map(Remote::url).collect();
+    let router = router(Arc::clone(&engine), Arc::clone(&activity)).layer(Extension(urls));
+    let local = Door::new(router.clone().layer(Extension(Caller::Local)), &activity);
     for stream in first {
         stream.set_nonblocking(true)?;
-        take(tokio::net::UnixStream::from_std(stream)?, None);
+        local.admit(tokio::net::UnixStream::from_std(stream)?, None);
     }
-    let accepting = async {
-        loop {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            match listener.accept().await {
-                Ok((stream, _)) => take(stream, slot.ok()),
-                Err(error) => {
-                    // Out of descriptors, most likely: some will be free in a moment.
-                    tracing::warn!(%error, "accepting a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+    // Strangers have connections of their own, so that they keep nobody out of the socket.
+    let authenticated = middleware::from_fn_with_state(Arc::clone(&engine), authenticate);
+    let router = router.layer(Extension(Caller::Remote)).layer(authenticated);
+    let outer = Door::new(router, &activity);
+    // Ends with this function.
+    let mut accepting = JoinSet::new();
+    for remote in remotes {
+        let (listener, tls, outer) = (remote.listener()?, remote.tls(), outer.clone());
+        accepting.spawn(async move {
+            loop {
+                let (stream, slot) = outer.next(|cx| listener.poll_accept(cx)).await;
+                outer.welcome(stream.0, tls.clone(), slot);
             }
+        });
+    }
+    accepting.spawn(async move {
+        loop {
+            let (stream, slot) = local.next(|cx| listener.poll_accept(cx)).await;
+            local.admit(stream.0, slot);
         }
-    };
+    });
     let idling = async {
         match idle {
             Some(idle) => wait_idle(&engine, &activity, idle).await,
@@ -102,10 +106,72 @@ pub async fn serve(
         }
     };
     tokio::select! {
-        () = accepting => Ok(Served::Stopped),
         () = idling => Ok(Served::Idle),
         () = activity.stop.notified() => Ok(Served::Stopped),
         () = terminated() => Ok(Served::Stopped),
+    }
+}
+
+/// Where connections come in, and what serves them.
+#[derive(Clone)]
+struct Door {
+    router: Router,
+    activity: Arc<Activity>,
+    slots: Arc<Semaphore>,
+}
+
+impl Door {
+    fn new(router: Router, activity: &Arc<Activity>) -> Self {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Self { router, activity: Arc::clone(activity), slots }
+    }
+
+    /// The next connection, when there is a place for it.
+    async fn next<T>(
+        &self,
+        accept: impl Fn(&mut Context<'_>) -> Poll<std::io::Result<T>>,
+    ) -> (T, Option<OwnedSemaphorePermit>) {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
+        loop {
+            match poll_fn(&accept).await {
+                Ok(connected) => return (connected, slot),
+                Err(error) => {
+                    // Out of descriptors, most likely: some will be free in a moment.
+                    tracing::warn!(%error, "accepting a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// Serves a connection, as long as it has its place.
+    fn admit<S: Stream + 'static>(&self, stream: S, slot: Option<OwnedSemaphorePermit>) {
+        self.serve(slot, async move |router| connection(stream, router).await);
+    }
+
+    /// The same of one over TCP.
+    fn welcome(&self, stream: TcpStream, tls: Option<Tls>, slot: Option<OwnedSemaphorePermit>) {
+        self.serve(slot, async move |router| {
+            if let Some(stream) = welcome(stream, tls).await {
+                connection(stream, router).await;
+            }
+        });
+    }
+
+    fn serve<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        slot: Option<OwnedSemaphorePermit>,
+        work: impl FnOnce(Router) -> F,
+    ) {
+        let (activity, work) = (Arc::clone(&self.activity), work(self.router.clone()));
+        activity.connections.fetch_add(1, Ordering::AcqRel);
+        activity.changed.notify_waiters();
+        tokio::spawn(async move {
+            work.await;
+            activity.connections.fetch_sub(1, Ordering::AcqRel);
+            activity.changed.notify_waiters();
+            drop(slot);
+        });
     }
 }
 
@@ -141,7 +207,7 @@ async fn wait_idle(engine: &Engine, activity: &Activity, idle: Duration) {
     }
 }
 
-async fn connection(stream: tokio::net::UnixStream, router: Router) {
+async fn connection(stream: impl Stream + 'static, router: Router) {
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let router = router.clone();
         async move {
@@ -186,7 +252,15 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
     let streams = Router::new()
         .route("/files", get(files::read).put(files::write).delete(files::remove))
         .route("/archive", get(files::archive).put(files::extract));
+    // What is about this machine.
+    let host = Router::new()
+        .route("/v1/images/import", post(images::import))
+        .route("/v1/keys", get(keys::list).post(keys::create))
+        .route("/v1/keys/{id}", delete(keys::remove))
+        .route("/v1/shutdown", post(shutdown).with_state((Arc::clone(&engine), activity)))
+        .route_layer(middleware::from_fn(local_only));
     Router::new()
+        .merge(host)
         .route("/v1/health", get(sandboxes::health))
         .route("/v1/run", post(commands::run))
         .route("/v1/usage", get(sandboxes::usage))
@@ -196,10 +270,8 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
         .route("/v1/snapshots/{id}", get(snapshots::inspect).delete(snapshots::remove))
         .route("/v1/images", get(images::list))
         .route("/v1/images/pull", post(images::pull))
-        .route("/v1/images/import", post(images::import))
         .route("/v1/images/prune", post(images::prune))
         .route("/v1/images/{*name}", get(images::inspect).delete(images::remove))
-        .route("/v1/shutdown", post(shutdown).with_state((Arc::clone(&engine), activity)))
         .fallback(async || Failed::new(404, "no such path in the API"))
         .method_not_allowed_fallback(async || Failed::new(405, "this path has no such method"))
         .with_state(engine)

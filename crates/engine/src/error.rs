@@ -42,6 +42,17 @@ pub enum Error {
         /// Which has it.
         by: String,
     },
+    /// No key of that id or name.
+    #[error("no such key: {0}")]
+    NoKey(String),
+    /// Another key has the name.
+    #[error("name taken: {name} is key {by}")]
+    KeyNameTaken {
+        /// The name.
+        name: String,
+        /// Which has it.
+        by: String,
+    },
     /// A snapshot needs the image.
     #[error("image {image}: used by snapshot {snapshot}")]
     ImageInSnapshot {
@@ -178,6 +189,11 @@ impl Error {
                 let remove = format!("`forkyard snapshots rm {name}`");
                 return Some(format!("choose another name, or remove that one: {remove}"));
             }
+            Self::NoKey(_) => "`forkyard key ls` lists them",
+            Self::KeyNameTaken { name, .. } => {
+                let remove = format!("`forkyard key rm {name}`");
+                return Some(format!("choose another name, or remove that one: {remove}"));
+            }
             Self::ImageInSnapshot { .. } => "remove the snapshot first: `forkyard snapshots rm ID`",
             Self::State { state: "paused", .. } => "have it go on: `forkyard resume ID`",
             Self::State { state: "ended", .. } => "make a new one; `forkyard rm ID` removes it",
@@ -217,13 +233,15 @@ impl Error {
             Self::NoSandbox(_)
             | Self::NoCommand { .. }
             | Self::NoImage(_)
-            | Self::NoSnapshot(_) => 404,
+            | Self::NoSnapshot(_)
+            | Self::NoKey(_) => 404,
             Self::NameTaken { .. }
             | Self::State { .. }
             | Self::Running(_)
             | Self::ImageInUse { .. }
             | Self::ImageInSnapshot { .. }
             | Self::SnapshotNameTaken { .. }
+            | Self::KeyNameTaken { .. }
             | Self::Busy(_)
             | Self::NotForked(TakeError::Unsteady(_))
             | Self::Locked { .. } => 409,

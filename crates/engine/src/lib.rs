@@ -42,6 +42,7 @@ pub mod fuzzing;
 mod ids;
 pub mod images;
 mod jobs;
+mod keys;
 mod layout;
 mod link;
 pub mod model;

@@ -3,6 +3,7 @@
 //! These types are the JSON of the HTTP API and of `--json`, one to one. Times are milliseconds
 //! since the Unix epoch, sizes are bytes.
 
+mod keys;
 mod snapshots;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::str::FromStr;
 pub use forkyard_image::ImageConfig;
 use serde::{Deserialize, Serialize};
 
+pub use keys::{Key, KeySpec, NewKey};
 pub use snapshots::{
     Created, NewSnapshot, Paused, RestoreReport, Resumed, Snapshot, SnapshotId, SnapshotKind,
     SnapshotReport, SnapshotSpec, SnapshotState,

@@ -4,6 +4,7 @@
 //! server loses nothing, a host that loses power at most the last moments, and with it every
 //! sandbox anyway.
 
+mod keys;
 mod snapshots;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,9 @@ CREATE TABLE IF NOT EXISTS images (
     name TEXT PRIMARY KEY, created_at INTEGER NOT NULL, image TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS snapshots (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS keys (
+    hash TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT UNIQUE, created_at INTEGER NOT NULL
+) WITHOUT ROWID;
 ";
 
 /// A sandbox as it is stored: what users see, and what the engine needs besides.

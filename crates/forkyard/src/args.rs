@@ -1,5 +1,6 @@
 //! What can be asked on the command line. The doc comments here are the help texts.
 
+mod keys;
 mod sandbox;
 mod snapshots;
 mod values;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+pub(crate) use keys::{KeyCommand, ListenOptions};
 pub(crate) use sandbox::{CommandOptions, SandboxOptions, StdioOptions, caller_terminal_size};
 pub(crate) use snapshots::{
     PauseOptions, SnapshotList, SnapshotOptions, SnapshotsCommand, SnapshotsOptions,
@@ -89,6 +91,9 @@ pub(crate) enum Command {
     ///
     /// There is seldom a need to: other commands start it when none is running.
     Serve(ServeOptions),
+    /// Keys of clients that come over TCP: make, list, remove
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Shut the server down, if no sandbox runs
     Stop(StopOptions),
     /// Show what this machine offers to sandboxes, what is missing, and how to get it
@@ -435,6 +440,8 @@ pub(crate) struct ServeOptions {
     /// End after this long without a sandbox or a request, in seconds, or `never`
     #[arg(long, default_value = "never", value_name = "SECONDS|never")]
     pub(crate) idle: values::Idle,
+    #[command(flatten)]
+    pub(crate) listen: ListenOptions,
     /// Write a byte to this descriptor once requests are taken
     #[arg(long, hide = true, value_name = "N")]
     pub(crate) ready_fd: Option<i32>,

@@ -5,6 +5,7 @@ mod fork;
 mod generate;
 mod images;
 mod jobs;
+mod keys;
 mod run;
 mod sandboxes;
 mod server;
@@ -72,6 +73,7 @@ async fn ask(client: &Client, command: Command) -> Result<u8, Error> {
         Command::Top(options) => top::top(client, &options).await?,
         Command::Cp(options) => copy::cp(client, &options).await?,
         Command::Image(command) => images::image(client, command).await?,
+        Command::Key(command) => keys::key(client, command).await?,
         Command::Stop(options) => server::stop(client, &options).await?,
         Command::Version(json) => server::version(client, json.json).await?,
         // They need no server; `dispatch` has them.

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forkyard_api::Served;
+use forkyard_api::{Remote, Served, Tls};
 use forkyard_engine::Engine;
 
-use crate::args::ServeOptions;
+use crate::args::{ListenOptions, ServeOptions};
 use crate::error::Error;
 use crate::paths::Paths;
 
@@ -19,13 +19,13 @@ use crate::paths::Paths;
 pub(crate) struct ServeArgs {
     /// Where it listens, what it keeps, where it logs.
     pub(crate) paths: Paths,
-    /// `--idle` and `--ready-fd`.
+    /// `--idle`, `--listen`, `--ready-fd`.
     pub(crate) options: ServeOptions,
 }
 
 /// Serves until it is told to end, or has nothing to serve for the idle time.
 pub(crate) fn serve(args: ServeArgs) -> Result<(), Error> {
-    let ServeArgs { paths, options: ServeOptions { idle, ready_fd } } = args;
+    let ServeArgs { paths, options: ServeOptions { idle, listen: remotes, ready_fd } } = args;
     log_to_stderr();
     let ready = ready_fd.map(only_ready_fd).transpose()?;
     // One thread: what a request needs is mostly a message to another process and its answer, and
@@ -38,6 +38,7 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), Error> {
         .map_err(|e| Error::io("start the server", e))?;
     runtime.block_on(async {
         let engine = Engine::open(&paths.store).await.map_err(|e| failed(e, &paths.store))?;
+        let remotes = bind(remotes)?;
         let mut listener = listen(&paths.socket)?;
         if let Some(fd) = ready {
             std::fs::File::from(fd)
@@ -46,8 +47,9 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), Error> {
         }
         let mut late = Vec::new();
         let served = loop {
-            let served =
-                forkyard_api::serve(Arc::clone(&engine), &listener, late, idle.limit()).await;
+            let engine = Arc::clone(&engine);
+            let idle = idle.limit();
+            let served = forkyard_api::serve(engine, &listener, late, &remotes, idle).await;
             // Whoever finds nobody listening from now on starts a server that waits for our lock.
             let _ = std::fs::remove_file(&paths.socket);
             late = listener.incoming().map_while(Result::ok).collect();
@@ -80,6 +82,29 @@ fn listen(path: &Path) -> Result<UnixListener, Error> {
     let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(path, owner_only).map_err(tried)?;
     Ok(listener)
+}
+
+/// Listens for clients with keys.
+fn bind(options: ListenOptions) -> Result<Vec<Remote>, Error> {
+    let ListenOptions { listen, tls_cert, tls_key } = options;
+    let tls = match tls_cert.zip(tls_key) {
+        Some((certificates, key)) => {
+            let what = |e| Error::Usage { what: format!("serve: {e}"), hint: None };
+            Some(Tls::load(&certificates, &key).map_err(what)?)
+        }
+        None => None,
+    };
+    let mut remotes = Vec::new();
+    for address in listen {
+        let remote = Remote::bind(address, tls.clone())
+            .map_err(|e| Error::io(format!("listen at {address}"), e))?;
+        tracing::info!("takes requests with a key at {}", remote.url());
+        if tls.is_none() && !address.ip().is_loopback() {
+            tracing::warn!("keys pass {address} in clear: give --tls-cert and --tls-key");
+        }
+        remotes.push(remote);
+    }
+    Ok(remotes)
 }
 
 /// Keeps, of all that whoever started us left open, only what tells that we listen: a pipe of

@@ -1,5 +1,6 @@
 //! Values as people write them: sizes, durations, variables, volumes, signals.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -36,6 +37,17 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
         bytes if bytes >= LEAST_MEMORY => Ok(bytes),
         _ => Err(format!("`{text}` is too little; a sandbox needs 4m at least")),
     }
+}
+
+/// Where to listen: `127.0.0.1:3000`, `[::1]:3000`, `localhost:3000`.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    numeric.parse().map_err(|_| {
+        format!("`{text}` is no address and port; write 127.0.0.1:3000, or 0.0.0.0:3000 for all")
+    })
 }
 
 /// Processors: a positive number.

@@ -1,8 +1,12 @@
 //! The server itself: run it, end it, ask for its version.
 
+use std::os::fd::OwnedFd;
+
 use forkyard_api::routes::Health;
 use forkyard_sys::host::Host;
 use hyper::Method;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
 use crate::args::{ServeOptions, StopOptions};
@@ -22,6 +26,9 @@ pub(super) fn serve(paths: Paths, options: ServeOptions) -> Result<(), Error> {
     run_server(ServeArgs { paths, options })
 }
 
+/// How long `stop` waits for the end.
+const STOPPING: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+
 /// `forkyard stop`
 pub(super) async fn stop(client: &Client, options: &StopOptions) -> Result<(), Error> {
     let url = Url::new("/v1/shutdown");
@@ -30,10 +37,25 @@ pub(super) async fn stop(client: &Client, options: &StopOptions) -> Result<(), E
         StopOptions { keep: true, .. } => url.query("keep", "true"),
         _ => url,
     };
+    let health: Option<Health> = client.get_if_running(Url::new("/v1/health")).await?;
+    // Opened before it may be another's.
+    let server = health.and_then(|health| Pid::from_raw(health.pid.cast_signed()));
+    let server = server.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     if !client.call_if_running(Method::POST, url).await? {
         render::note("no server runs");
     }
+    if let Some(server) = server {
+        wait_for_end(&server);
+    }
     Ok(())
+}
+
+/// Waits until the server has let go of its store, so that the next can be started at once.
+fn wait_for_end(server: &OwnedFd) {
+    let mut ended = [PollFd::new(server, PollFlags::IN)];
+    if !matches!(poll(&mut ended, Some(&STOPPING)), Ok(1)) {
+        render::note("the server is still busy with what it has to finish");
+    }
 }
 
 /// `forkyard doctor`; the exit code is 1 where sandboxes cannot work.
