@@ -112,7 +112,7 @@ fn read_file(file: File, length: u64) -> impl Stream<Item = io::Result<Bytes>> {
     from_channel(receiver)
 }
 
-fn from_channel<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
+pub(crate) fn from_channel<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
     futures_util::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|item| (item, receiver))
     })

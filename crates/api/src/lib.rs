@@ -10,6 +10,7 @@
 
 mod body;
 mod commands;
+mod diff;
 mod error;
 mod files;
 mod images;

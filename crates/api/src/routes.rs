@@ -14,6 +14,8 @@
 //! | `POST /v1/sandboxes/{id}/resume` | | `Resumed` |
 //! | `POST /v1/sandboxes/{id}/timeout` | [`Timeout`] | `Sandbox` |
 //! | `GET /v1/sandboxes/{id}/events` | | `[Event]` |
+//! | `GET /v1/sandboxes/{id}/diff?path=P&path=Q&form=list\|stat` | | `[Change]` |
+//! | `GET /v1/sandboxes/{id}/diff?path=P&path=Q&form=patch` | | a patch in git's form |
 //! | `GET /v1/usage` | | `[Sandbox]` that run, with usage |
 //! | `POST /v1/run` | [`Run`] | stream |
 //! | `POST /v1/sandboxes/{id}/commands` | `CommandSpec` | stream when upgraded, else 201 `Command` |

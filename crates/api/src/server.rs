@@ -25,7 +25,7 @@ use tower::ServiceExt as _;
 use crate::body::Query;
 use crate::error::{Answer, Failed};
 use crate::remote::{Caller, Remote, Stream, Tls, authenticate, local_only, welcome};
-use crate::{commands, files, images, keys, sandboxes, snapshots};
+use crate::{commands, diff, files, images, keys, sandboxes, snapshots};
 
 /// Largest request head, in bytes.
 const HEAD_MAX: usize = 64 * 1024;
@@ -236,6 +236,7 @@ fn router(engine: Arc<Engine>, activity: Arc<Activity>) -> Router {
         .route("/pause", post(snapshots::pause))
         .route("/resume", post(snapshots::resume))
         .route("/timeout", post(sandboxes::timeout))
+        .route("/diff", get(diff::diff))
         .route("/events", get(sandboxes::events))
         .route("/session", post(sandboxes::run_line).delete(sandboxes::end_session))
         .route("/commands", get(commands::list).post(commands::start))

@@ -376,3 +376,37 @@ fn files_that_may_not_be_read_are_told_without_their_contents() {
     let text = String::from_utf8(text).unwrap();
     assert!(text.ends_with("Binary files a/text and /dev/null differ\n"), "{text}");
 }
+
+/// Ended with the test, whatever becomes of that.
+struct Guest(std::process::Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_tree_that_changes_all_the_time_is_told_without_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let lower = lower(dir.path());
+    let upper = dir.path().join("upper");
+    fs::create_dir_all(upper.join("a")).unwrap();
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "not for guests\n").unwrap();
+    let script = "cd upper; exec 2>/dev/null; while :; do mkdir d; echo x >d/f; echo y >text; rm -r d; ln -s ../lower d; \
+                  rm text; ln -s ../secret text; rm d text; mkfifo text; rm text; done";
+    let guest = Command::new("sh").args(["-c", script]).current_dir(&dir).spawn().unwrap();
+    let _guest = Guest(guest);
+    let layers = Layers::new(vec![open(&upper)], vec![open(&lower)]);
+    for _ in 0..3000 {
+        let mut text = Vec::new();
+        let mut patch = forkyard_branch::Patch::new(&layers, "", &mut text);
+        for change in diff(&layers, &Wanted::default()).unwrap() {
+            assert!(!change.path.starts_with(b"d/a"), "{change:?}");
+            patch.write(&change).unwrap();
+        }
+        assert!(!String::from_utf8_lossy(&text).contains("not for guests"));
+    }
+}

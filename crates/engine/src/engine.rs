@@ -1,6 +1,7 @@
 //! The engine: what a server does, without HTTP.
 
 mod create;
+mod diff;
 mod end;
 mod fork;
 mod index;
@@ -32,6 +33,8 @@ use crate::snapshots::Snapshots;
 use crate::spawner::Spawner;
 use crate::store::Store;
 use crate::trash::Trash;
+
+pub use diff::Diff;
 
 /// How long setting a sandbox up may take. Only a host that is out of memory or whose disk
 /// hangs takes more than milliseconds.

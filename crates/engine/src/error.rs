@@ -64,6 +64,9 @@ pub enum Error {
     /// A snapshot cannot be gone on from.
     #[error("{0}")]
     NotRestored(String),
+    /// What a sandbox changed could not be read.
+    #[error("{0}")]
+    Unreadable(String),
     /// It is not done with something else yet.
     #[error("{0}")]
     Busy(String),
@@ -250,6 +253,7 @@ impl Error {
             Self::Start(_)
             | Self::Image { .. }
             | Self::NotRestored(_)
+            | Self::Unreadable(_)
             | Self::NotForked(TakeError::Refused(_))
             | Self::ForkMemory { .. } => 422,
             Self::Gone(_) => 410,

@@ -30,6 +30,7 @@ mod base;
 #[doc(hidden)]
 pub mod benching;
 pub mod cgroup;
+mod changes;
 mod check;
 pub mod clock;
 mod command;
@@ -58,7 +59,7 @@ mod trash;
 mod unpack;
 
 pub use command::{Attachment, RunningCommand};
-pub use engine::Engine;
+pub use engine::{Diff, Engine};
 pub use error::{Error, Result};
 pub use ids::Mode;
 pub use output::{Follower, Spool};

@@ -3,6 +3,7 @@
 //! These types are the JSON of the HTTP API and of `--json`, one to one. Times are milliseconds
 //! since the Unix epoch, sizes are bytes.
 
+mod changes;
 mod keys;
 mod snapshots;
 
@@ -10,6 +11,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+pub use changes::{Change, ChangeKind, DiffForm, DiffSpec, Difference, FileName, Lines, Side};
+pub use forkyard_branch::Kind as FileKind;
 pub use forkyard_image::ImageConfig;
 use serde::{Deserialize, Serialize};
 

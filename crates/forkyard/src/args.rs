@@ -1,5 +1,6 @@
 //! What can be asked on the command line. The doc comments here are the help texts.
 
+mod diff;
 mod keys;
 mod sandbox;
 mod snapshots;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
+pub(crate) use diff::DiffOptions;
 pub(crate) use keys::{KeyCommand, ListenOptions};
 pub(crate) use sandbox::{CommandOptions, SandboxOptions, StdioOptions, caller_terminal_size};
 pub(crate) use snapshots::{
@@ -62,6 +64,11 @@ pub(crate) enum Command {
     Kill(KillOptions),
     /// Copy files between a sandbox and this machine
     Cp(CpOptions),
+    /// Show what a sandbox changed in its files
+    ///
+    /// Everything that differs from its image is shown, also what it was forked with; what is in
+    /// /tmp and in volumes is not. On a terminal through $PAGER, or `less`.
+    Diff(DiffOptions),
     /// Make running copies of a running sandbox
     Fork(ForkOptions),
     /// Write a running sandbox to disk, to make others from it at any time

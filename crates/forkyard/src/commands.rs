@@ -1,6 +1,7 @@
 //! What each command does: one file a group.
 
 mod copy;
+mod diff;
 mod fork;
 mod generate;
 mod images;
@@ -59,6 +60,7 @@ async fn ask(client: &Client, command: Command) -> Result<u8, Error> {
         Command::Create(options) => run::create(client, *options).await?,
         Command::Ls(options) => sandboxes::ls(client, &options).await?,
         Command::Inspect(options) => sandboxes::inspect(client, &options).await?,
+        Command::Diff(options) => diff::diff(client, &options).await?,
         Command::Fork(options) => fork::fork(client, &options).await?,
         Command::Snapshot(options) => snapshots::snapshot(client, &options).await?,
         Command::Snapshots(options) => snapshots::snapshots(client, options).await?,

@@ -4,6 +4,8 @@
 //! escaped. Colour repeats what the words say, and only on a terminal without `NO_COLOR`.
 
 mod human;
+mod pager;
+mod patch;
 mod progress;
 mod table;
 mod waiting;
@@ -15,6 +17,8 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 pub(crate) use human::{Percent, age, cut, duration, now, size, time};
+pub(crate) use pager::Paged;
+pub(crate) use patch::PatchView;
 pub(crate) use progress::ProgressView;
 pub(crate) use table::Table;
 pub(crate) use waiting::waiting;
@@ -87,7 +91,7 @@ pub(crate) fn error(error: &Error) {
         let _ = asked.print();
         return;
     }
-    let text = error_text(error, coloured());
+    let text = error_text(error, coloured(io::stderr().is_terminal()));
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
@@ -100,10 +104,11 @@ fn error_text(error: &Error, colour: bool) -> String {
     }
 }
 
-fn coloured() -> bool {
+/// Whether colours may be used for somebody who sits at a `terminal`, or does not.
+fn coloured(terminal: bool) -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    !refused && !dumb && io::stderr().is_terminal()
+    !refused && !dumb && terminal
 }
 
 /// clap's error in our form: what is wrong, and where to look.
@@ -139,6 +144,11 @@ pub(crate) fn command_line(error: &clap::Error) -> (String, Option<String>) {
         _ => format!("see `{command} --help`"),
     };
     (what, Some(hint))
+}
+
+/// A path in any bytes, as git shows it: in quotes where it is not plain.
+pub(crate) fn quoted(path: &[u8]) -> String {
+    String::from_utf8_lossy(&forkyard_branch::quote(path)).into_owned()
 }
 
 /// Text on one line, for a message.
