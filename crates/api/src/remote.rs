@@ -192,6 +192,7 @@ pub(crate) async fn local_only(
 pub(crate) fn allowed(caller: Caller, spec: &SandboxSpec) -> Answer<()> {
     match caller {
         Caller::Remote if !spec.volumes.is_empty() => Err(not_for_remote("a volume")),
+        Caller::Remote if spec.workspace.is_some() => Err(not_for_remote("a workspace")),
         Caller::Remote if spec.net == Net::Host => Err(not_for_remote("the host's network")),
         Caller::Local | Caller::Remote => Ok(()),
     }

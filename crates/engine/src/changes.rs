@@ -31,6 +31,8 @@ pub(crate) struct Order {
 pub(crate) struct Covered {
     /// Where it is mounted in the sandbox.
     pub(crate) target: String,
+    /// What comes before its paths in a patch.
+    pub(crate) prefix: String,
     /// Layers with changes, the topmost first. One that is not there has none.
     pub(crate) changed: Vec<String>,
     /// Layers that they are changes of, the topmost first.
@@ -154,9 +156,7 @@ fn write_list(changes: &[Told<'_>], form: DiffForm, to: &mut impl Write) -> Resu
 
 fn write_patch(changes: &[Told<'_>], to: &mut impl Write) -> Result<(), Failed> {
     for told in changes {
-        let target = told.covered.target.trim_matches('/');
-        let prefix = if target.is_empty() { String::new() } else { format!("{target}/") };
-        let mut patch = Patch::new(told.layers, prefix, &mut *to);
+        let mut patch = Patch::new(told.layers, told.covered.prefix.as_str(), &mut *to);
         patch.write(&told.change).map_err(|error| error.to_string())?;
     }
     Ok(())

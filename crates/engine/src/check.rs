@@ -70,7 +70,7 @@ pub(crate) fn name(name: &str) -> Result<()> {
     }
 }
 
-fn absolute(what: &str, path: &str) -> Result<()> {
+pub(crate) fn absolute(what: &str, path: &str) -> Result<()> {
     if path.starts_with('/') && !path.contains('\0') && path.len() < 4096 {
         Ok(())
     } else {

@@ -57,6 +57,7 @@ mod spawner_main;
 mod store;
 mod trash;
 mod unpack;
+mod workspace;
 
 pub use command::{Attachment, RunningCommand};
 pub use engine::{Diff, Engine};

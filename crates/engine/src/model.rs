@@ -6,6 +6,7 @@
 mod changes;
 mod keys;
 mod snapshots;
+mod workspace;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ pub use snapshots::{
     Created, NewSnapshot, Paused, RestoreReport, Resumed, Snapshot, SnapshotId, SnapshotKind,
     SnapshotReport, SnapshotSpec, SnapshotState,
 };
+pub use workspace::{Workspace, WorkspaceMode};
 
 /// Identifies a sandbox for ever: 12 characters, `0-9a-z`, sorted by time of creation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,6 +95,9 @@ pub struct SandboxSpec {
     pub net: Net,
     /// Host directories it sees.
     pub volumes: Vec<Volume>,
+    /// The host directory that is worked on in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<Workspace>,
     /// The user's own keys and values, kept as they are.
     pub metadata: BTreeMap<String, String>,
 }

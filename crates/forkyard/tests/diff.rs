@@ -79,7 +79,8 @@ fn what_a_new_sandbox_is_made_with_is_no_change() {
     assert_eq!(told(&sandbox), "");
     let host = create(&server, &[]);
     assert_eq!(told(&host), "");
-    assert_eq!(host.say("cd /tmp; touch /usr/bin/env 2>&1; echo"), "\n");
+    // Copied up, where that may be done.
+    host.sh("touch /usr/bin/env /etc/passwd 2>/dev/null || true");
     assert_eq!(told(&host), "");
 }
 

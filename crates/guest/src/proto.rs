@@ -247,6 +247,9 @@ impl Failure {
     }
 }
 
+/// Name of the overlay of a host directory that is worked on.
+pub const WORKSPACE: &str = "workspace";
+
 /// One overlay of a sandbox's root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlay {

@@ -8,12 +8,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use forkyard_sys::mount::{self, OldRoot, attach_mount, attach_mount_on, clone_mount, open_dir};
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, mkdirat, openat, openat2,
+};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use crate::kernel_files::{Fresh, KernelFiles};
-use crate::proto::{Failure, Overlay, Setup};
+use crate::proto::{Failure, Overlay, Setup, WORKSPACE};
 
 /// Where mounts are put while a root is built: a directory that every root has, is not needed
 /// meanwhile, and goes away with the old root.
@@ -52,8 +54,29 @@ impl Builder {
         make_dir(state, &setup.generation)?;
         for overlay in &setup.overlays {
             let upper = format!("{}/{}", setup.generation, overlay.name);
-            make_dir(state, &upper)?;
+            self.make_upper(state, &upper, overlay)?;
             make_dir(state, &format!("{upper}.work"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a directory that an overlay writes to. Its mode and owner are those of the overlay's
+    /// own top, which for a workspace are as in the directory that is worked on.
+    fn make_upper(&self, state: &OwnedFd, upper: &str, overlay: &Overlay) -> Result<(), Failure> {
+        let failed = |e: Errno| Failure::new(format!("making {upper}"), &e.into());
+        match mkdirat(state, upper, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {}
+            // A clone's or a restored sandbox's, as it was.
+            Err(Errno::EXIST) => return Ok(()),
+            Err(e) => return Err(failed(e)),
+        }
+        if let (WORKSPACE, [lower]) = (overlay.name.as_str(), overlay.lowers.as_slice()) {
+            let stat = rustix::fs::fstat(source(&self.mounts, *lower)?).map_err(failed)?;
+            let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+            // Owners that are not of this sandbox cannot be had.
+            let _ = chownat(state, upper, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+            let mode = Mode::from_raw_mode(stat.st_mode);
+            chmodat(state, upper, mode, AtFlags::empty()).map_err(failed)?;
         }
         Ok(())
     }

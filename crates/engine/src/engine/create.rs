@@ -69,10 +69,11 @@ impl Engine {
     /// Writes a sandbox down and has its init cloned.
     async fn begin(
         self: &Arc<Self>,
-        spec: SandboxSpec,
+        mut spec: SandboxSpec,
         purpose: Purpose,
     ) -> Result<(Arc<LiveSandbox>, Ready)> {
         crate::check::spec(&spec)?;
+        crate::workspace::resolve(&mut spec, self.layout.root())?;
         self.cgroups.check(&spec.limits)?;
         let image = spec.image.clone().unwrap_or_else(|| crate::images::HOST.to_owned());
         let rootfs = self.images.rootfs(&image).await?;
@@ -150,7 +151,12 @@ impl Engine {
             let source = add(volume.source.clone(), volume.read_only, true);
             volumes.push(VolumeMount { source, target: volume.target.clone() });
         }
+        let mut overlays = rootfs.overlays;
+        if let Some(workspace) = &spec.workspace {
+            crate::workspace::add(workspace, &mut sources, &mut overlays, &mut volumes);
+        }
         let config = rootfs.config;
+        let workdir = spec.workdir.clone().or(spec.workspace.as_ref().map(|w| w.target.clone()));
         let mut env = config.env;
         env.extend(spec.env.iter().map(|(name, value)| format!("{name}={value}")));
         let setup = Setup {
@@ -158,7 +164,7 @@ impl Engine {
             forks: 0,
             hostname: spec.name.clone().unwrap_or_else(|| id.to_string()),
             host_network: spec.net == Net::Host,
-            overlays: rootfs.overlays.clone(),
+            overlays: overlays.clone(),
             state,
             generation: "g1".to_owned(),
             dev,
@@ -173,15 +179,15 @@ impl Engine {
             landlock: rootfs.landlock || spec.net == Net::Host,
             env,
             user: spec.user.clone().or(config.user).unwrap_or_else(|| "0".to_owned()),
-            make_workdir: spec.workdir.is_none() && config.workdir.is_some(),
-            workdir: spec.workdir.clone().or(config.workdir).unwrap_or_else(|| "/".to_owned()),
+            make_workdir: workdir.is_none() && config.workdir.is_some(),
+            workdir: workdir.or(config.workdir).unwrap_or_else(|| "/".to_owned()),
             session: true,
             deadline: None,
         };
         let internal = Internal {
             slot,
             generation: 1,
-            overlays: rootfs.overlays,
+            overlays,
             sources,
             bases: Vec::new(),
             group: None,

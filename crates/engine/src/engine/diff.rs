@@ -5,13 +5,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use forkyard_guest::proto::Overlay;
+use forkyard_guest::proto::{Overlay, WORKSPACE};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Engine;
 use crate::changes::{Covered, JOB, OPEN, Order};
 use crate::error::{Error, Result};
-use crate::model::{DiffSpec, State};
+use crate::model::{DiffForm, DiffSpec, State};
 use crate::sandbox::{Internal, LiveSandbox};
 
 /// Most that are read at once: each may take a hundred megabytes, which the guest chooses.
@@ -55,7 +55,8 @@ impl Engine {
             _ => return Err(live.wrong_state()),
         };
         let info = live.info();
-        let workdir = match info.spec.workdir {
+        let workspace = info.spec.workspace;
+        let workdir = match info.spec.workdir.or(workspace.map(|workspace| workspace.target)) {
             Some(_) => None,
             None => self.images.find(&info.image).ok().and_then(|image| image.config.workdir),
         };
@@ -65,7 +66,13 @@ impl Engine {
             .chain(info.spec.volumes.iter().map(|volume| volume.target.as_str()))
             .collect();
         let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-        let overlays = internal.overlays.iter().filter_map(|overlay| {
+        // Of a workspace, a patch is for its directory on the host, and of nothing else.
+        let is_workspace = |overlay: &&Overlay| overlay.name == WORKSPACE;
+        let is_for_host = spec.form == DiffForm::Patch
+            && spec.paths.is_empty()
+            && internal.overlays.iter().any(|overlay| is_workspace(&overlay));
+        let all = internal.overlays.iter().filter(|overlay| !is_for_host || is_workspace(overlay));
+        let overlays = all.filter_map(|overlay| {
             let paths = wanted(overlay, &spec.paths)?;
             let within = |paths: &[&str]| -> Vec<Vec<u8>> {
                 let below = paths.iter().filter_map(|path| below(overlay, path));
@@ -77,6 +84,7 @@ impl Engine {
             let identity = (overlay.target == "/").then(|| text(dir.join("identity")));
             Some(Covered {
                 target: overlay.target.clone(),
+                prefix: prefix(overlay),
                 changed: changed.map(|dir| text(dir.join(&overlay.name))).collect(),
                 base: identity.into_iter().chain(lowers.map(|low| low.path.clone())).collect(),
                 paths,
@@ -189,6 +197,16 @@ fn check(spec: &DiffSpec) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What comes before the paths of an overlay in a patch: those of a workspace begin at its top.
+fn prefix(overlay: &Overlay) -> String {
+    let target = clean(&overlay.target);
+    if overlay.name == WORKSPACE || target.is_empty() {
+        String::new()
+    } else {
+        format!("{}/", target.join("/"))
+    }
 }
 
 /// The paths that are wanted of an overlay, from its top; nothing where none of it is.

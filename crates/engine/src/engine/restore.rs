@@ -125,6 +125,9 @@ fn merge(asked: SandboxSpec, kept: &Kept) -> Result<SandboxSpec> {
     if asked.net == Net::Host && kept.spec.net != Net::Host {
         return refuse("network: it is what it was when the snapshot was taken");
     }
+    if asked.workspace.is_some() {
+        return refuse("workspace: it is what it was when the snapshot was taken");
+    }
     if memory && !asked.volumes.is_empty() {
         return refuse(
             "volumes: the processes of the snapshot go on with those that they had; a snapshot \

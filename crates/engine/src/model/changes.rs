@@ -24,7 +24,8 @@ pub enum DiffForm {
     List,
     /// The same with the number of lines that were added and removed.
     Stat,
-    /// A patch in git's form, which `git apply` takes. Paths in it begin at the sandbox's root.
+    /// A patch in git's form, which `git apply` takes. Paths in it begin at the sandbox's root;
+    /// those in a workspace at its top, and without paths it has these alone.
     Patch,
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::ArgAction;
 use clap::Args;
-use forkyard_engine::model::{Limits, Net, SandboxSpec, TerminalSize, Volume};
+use forkyard_engine::model::{Limits, Net, SandboxSpec, TerminalSize, Volume, Workspace};
 
 use super::values::{self, Variable};
 use crate::error::Error;
@@ -37,6 +37,10 @@ pub(crate) struct SandboxOptions {
     /// Show a directory or file of this machine as it is: SRC:DST[:ro]
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", value_parser = values::volume)]
     volumes: Vec<Volume>,
+    /// Work on a directory of this machine, by default at /workspace. What is written there stays
+    /// in the sandbox (`cow`), is written to the directory at once (`rw`), or refused (`ro`)
+    #[arg(short, long, value_name = "DIR[:PATH][:cow|rw|ro]", value_parser = values::workspace)]
+    workspace: Option<Workspace>,
     /// The network: `none` is loopback only, `host` is this machine's
     #[arg(long, default_value = "none", value_parser = values::net, value_name = "none|host")]
     net: Net,
@@ -93,6 +97,7 @@ impl SandboxOptions {
             timeout_ms: None,
             net: self.net,
             volumes: self.volumes,
+            workspace: self.workspace,
             metadata: self.labels.into_iter().collect(),
         })
     }

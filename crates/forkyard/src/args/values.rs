@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use forkyard_engine::model::{Net, Volume};
+use forkyard_engine::model::{Net, Volume, Workspace, WorkspaceMode};
 
 /// The least memory a sandbox can be given; the API refuses less.
 const LEAST_MEMORY: u64 = 4 << 20;
@@ -167,6 +167,32 @@ pub(crate) fn volume(text: &str) -> Result<Volume, String> {
     Ok(Volume { source, target: target.to_owned(), read_only })
 }
 
+/// `DIR`, `DIR:PATH`, either with `:cow`, `:rw` or `:ro`; a relative DIR is made absolute.
+pub(crate) fn workspace(text: &str) -> Result<Workspace, String> {
+    let bad = || format!("`{text}` is no workspace; write DIR, DIR:PATH or DIR:PATH:ro");
+    let mut parts: Vec<&str> = text.split(':').collect();
+    let mode = match parts.last() {
+        Some(&"cow") => Some(WorkspaceMode::Cow),
+        Some(&"rw") => Some(WorkspaceMode::Rw),
+        Some(&"ro") => Some(WorkspaceMode::Ro),
+        _ => None,
+    };
+    if mode.is_some() {
+        parts.pop();
+    }
+    let (source, target) = match parts.as_slice() {
+        [source] => (*source, Workspace::TARGET),
+        [source, target] if target.starts_with('/') => (*source, *target),
+        _ => return Err(bad()),
+    };
+    if source.is_empty() {
+        return Err(bad());
+    }
+    let source = std::path::absolute(Path::new(source)).map_err(|error| error.to_string())?;
+    let source = source.into_os_string().into_string().map_err(|_| bad())?;
+    Ok(Workspace { source, target: target.to_owned(), mode: mode.unwrap_or_default() })
+}
+
 /// `none` or `host`.
 pub(crate) fn net(text: &str) -> Result<Net, String> {
     match text {
@@ -278,6 +304,21 @@ mod tests {
     }
 
     #[test]
+    fn a_workspace_has_a_place_and_a_mode_when_none_is_named() {
+        let parts = |text| workspace(text).map(|w| (w.source, w.target, w.mode));
+        let is =
+            |source: &str, target: &str, mode| Ok((source.to_owned(), target.to_owned(), mode));
+        assert_eq!(parts("/src"), is("/src", "/workspace", WorkspaceMode::Cow));
+        assert_eq!(parts("/src:ro"), is("/src", "/workspace", WorkspaceMode::Ro));
+        assert_eq!(parts("/src:/dst"), is("/src", "/dst", WorkspaceMode::Cow));
+        assert_eq!(parts("/src:/dst:rw"), is("/src", "/dst", WorkspaceMode::Rw));
+        assert!(workspace(".").unwrap().source.starts_with('/'));
+        for text in ["", ":ro", "/src:dst", "/src:/dst:xx", "/a:/b:/c", "/a:/b:/c:ro"] {
+            assert!(workspace(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn signals_have_names_and_numbers() {
         for text in ["TERM", "sigterm", "15"] {
             assert_eq!(text.parse(), Ok(Signal(15)));
@@ -305,7 +346,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_a_parser_panic(text in "\\PC*") {
-            let _ = (size(&text), duration(&text), volume(&text), env_file(&text));
+            let _ = (size(&text), duration(&text), volume(&text), env_file(&text), workspace(&text));
             let _ = (cpus(&text), variable(&text), text.parse::<Signal>());
         }
 

@@ -1,6 +1,6 @@
 //! Sandboxes as a whole: list, show, reset, remove.
 
-use forkyard_engine::model::{Net, Sandbox, State, Volume};
+use forkyard_engine::model::{Net, Sandbox, State, Volume, Workspace, WorkspaceMode};
 use hyper::Method;
 
 use super::each;
@@ -119,6 +119,7 @@ fn card(sandbox: &Sandbox, now: u64) -> String {
     for (key, value) in &spec.env {
         add("Variable", Some(format!("{key}={value}")));
     }
+    add("Workspace", spec.workspace.as_ref().map(workspace_text));
     for volume in &spec.volumes {
         add("Volume", Some(volume_text(volume)));
     }
@@ -126,6 +127,15 @@ fn card(sandbox: &Sandbox, now: u64) -> String {
         add("Label", Some(format!("{key}={value}")));
     }
     table.text()
+}
+
+fn workspace_text(workspace: &Workspace) -> String {
+    let mode = match workspace.mode {
+        WorkspaceMode::Cow => "",
+        WorkspaceMode::Rw => ":rw",
+        WorkspaceMode::Ro => ":ro",
+    };
+    format!("{}:{}{mode}", workspace.source, workspace.target)
 }
 
 fn volume_text(volume: &Volume) -> String {
