@@ -14,8 +14,11 @@ use crate::error::{Error, Result};
 use crate::model::{DiffForm, DiffSpec, State};
 use crate::sandbox::{Internal, LiveSandbox};
 
-/// Most that are read at once: each may take a hundred megabytes, which the guest chooses.
-static TURNS: Semaphore = Semaphore::const_new(2);
+/// Most that are read at once, by people in pagers too: each may take a hundred megabytes, which the
+/// guest chooses.
+const READERS_MAX: usize = 16;
+
+static TURNS: Semaphore = Semaphore::const_new(READERS_MAX);
 
 /// Most paths that are asked for at once.
 const PATHS_MAX: usize = 1000;
@@ -30,7 +33,11 @@ impl Engine {
     /// was changed. While the sandbox runs, the answer is of no single moment.
     pub async fn diff(self: &Arc<Self>, live: &Arc<LiveSandbox>, spec: DiffSpec) -> Result<Diff> {
         check(&spec)?;
-        let turn = TURNS.acquire().await.map_err(|_| Error::Busy("the server ends".to_owned()))?;
+        let turn = TURNS.try_acquire().map_err(|_| {
+            Error::Busy(format!(
+                "{READERS_MAX} answers with changes are being read: at most as many"
+            ))
+        })?;
         // What is open stays, whatever is done to the sandbox after.
         let still = live.transition.lock().await;
         let internal = live.internal();
