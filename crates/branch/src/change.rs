@@ -65,6 +65,10 @@ pub struct Node {
     pub target: Option<Vec<u8>>,
     /// File type and device number, which tell special files apart.
     pub(crate) special: (u32, u64),
+    /// Last change of its contents: seconds since the epoch, and nanoseconds.
+    pub(crate) modified: (i64, i64),
+    /// Number of its inode, where it has several names.
+    pub(crate) linked: Option<u64>,
     /// In which layer it is.
     pub(crate) layer: usize,
 }
@@ -107,6 +111,8 @@ impl Node {
             size: if kind == Kind::Directory { 0 } else { stat.st_size as u64 },
             target: None,
             special: (stat.st_mode & !0o7777, stat.st_rdev),
+            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            linked: (kind != Kind::Directory && stat.st_nlink > 1).then_some(stat.st_ino),
             layer,
         }
     }

@@ -92,7 +92,7 @@ fn fill(file: &OwnedFd, buffer: &mut [u8], at: u64, path: &[u8]) -> Result<usize
     Ok(have)
 }
 
-type Attributes = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(crate) type Attributes = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Attributes that cannot be read on either side are told by none.
 fn differ(old: Option<Attributes>, new: Option<Attributes>) -> bool {
@@ -100,7 +100,7 @@ fn differ(old: Option<Attributes>, new: Option<Attributes>) -> bool {
 }
 
 /// The attributes that a guest may have set, by name; nothing where the file system has none.
-fn attributes(file: &OwnedFd) -> Option<Attributes> {
+pub(crate) fn attributes(file: &OwnedFd) -> Option<Attributes> {
     let mut names = vec![0; ATTRIBUTES_MAX];
     let length = flistxattr(file, &mut names).ok()?;
     let mut all = Attributes::new();

@@ -92,32 +92,52 @@ impl Layers {
     }
 
     fn open(&self, layer: usize, path: &[u8], flags: OFlags) -> Result<Option<OwnedFd>> {
-        let failed = |e| Error::system("open", path, e);
-        let Some(top) = self.dirs.get(layer) else { return Ok(None) };
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let (mut dir, mut rest): (Option<OwnedFd>, &[u8]) = (None, path);
-        while rest.len() > PATH_PART {
-            let Some(end) = rest.iter().take(PATH_PART).rposition(|&byte| byte == b'/') else {
-                return Err(failed(Errno::NAMETOOLONG));
-            };
-            let (part, behind) = rest.split_at(end);
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let from = dir.as_ref().unwrap_or(top);
-            match openat2(from, OsStr::from_bytes(part), flags, Mode::empty(), resolve) {
-                Ok(fd) => dir = Some(fd),
-                Err(e) if is_gone(e) => return Ok(None),
-                Err(e) => return Err(failed(e)),
-            }
-            rest = behind.get(1..).unwrap_or_default();
-        }
-        let name = if rest.is_empty() { b"." } else { rest };
-        let from = dir.as_ref().unwrap_or(top);
-        match openat2(from, OsStr::from_bytes(name), flags, Mode::empty(), resolve) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(e) if is_gone(e) => Ok(None),
-            Err(e) => Err(failed(e)),
-        }
+        self.dirs.get(layer).map_or(Ok(None), |top| open_below(top, path, flags))
     }
+}
+
+/// Opens what is at a path below a directory; nothing where it is not there, or the way to it leads
+/// over links or other file systems.
+pub(crate) fn open_below(top: &OwnedFd, path: &[u8], flags: OFlags) -> Result<Option<OwnedFd>> {
+    let failed = |e| Error::system("open", path, e);
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let (mut dir, mut rest): (Option<OwnedFd>, &[u8]) = (None, path);
+    while rest.len() > PATH_PART {
+        let Some(end) = rest.iter().take(PATH_PART).rposition(|&byte| byte == b'/') else {
+            return Err(failed(Errno::NAMETOOLONG));
+        };
+        let (part, behind) = rest.split_at(end);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let from = dir.as_ref().unwrap_or(top);
+        match openat2(from, OsStr::from_bytes(part), flags, Mode::empty(), resolve) {
+            Ok(fd) => dir = Some(fd),
+            Err(e) if is_gone(e) => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        }
+        rest = behind.get(1..).unwrap_or_default();
+    }
+    let name = if rest.is_empty() { b"." } else { rest };
+    let from = dir.as_ref().unwrap_or(top);
+    match openat2(from, OsStr::from_bytes(name), flags, Mode::empty(), resolve) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(e) if is_gone(e) => Ok(None),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// The directory that a path leads to a name in, and that name.
+pub(crate) fn open_parent<'a>(
+    top: &OwnedFd,
+    path: &'a [u8],
+) -> Result<Option<(OwnedFd, &'a [u8])>> {
+    let at = path.iter().rposition(|&byte| byte == b'/');
+    let (parent, name) = match at {
+        Some(at) => (path.get(..at), path.get(at + 1..)),
+        None => (Some(&b""[..]), Some(path)),
+    };
+    let (parent, name) = (parent.unwrap_or_default(), name.unwrap_or_default());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(open_below(top, parent, flags)?.map(|dir| (dir, name)))
 }
 
 /// Whether an error says that something is not there any more, or is something else by now.

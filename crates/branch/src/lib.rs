@@ -44,6 +44,7 @@
 
 mod binary;
 mod change;
+pub mod commit;
 mod compare;
 mod contents;
 mod error;
