@@ -170,6 +170,7 @@ fn what_is_about_this_machine_is_not_for_them() {
     let volume = json!({"volumes": [{"source": "/etc", "target": "/x"}]});
     for (target, body) in [
         ("/v1/sandboxes", volume.clone()),
+        ("/v1/sandboxes", json!({"workspace": {"source": "/etc"}})),
         ("/v1/sandboxes", json!({"net": "host"})),
         ("/v1/images/import", json!({"path": "/etc", "name": "etc"})),
         ("/v1/keys", json!({})),
