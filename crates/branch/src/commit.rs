@@ -6,6 +6,12 @@
 //! of them were made is told by where the files are. So [`recover`] can finish what was cut off, or
 //! take it back where the directory was changed by others meanwhile.
 //!
+//! # What stays behind
+//!
+//! Set-id bits and capabilities of files, with which a guest's program would have the rights of a user
+//! of the host; devices are refused, as is whatever has the name of [`PLACE`]. All else is kept: modes,
+//! owners, times, links of both kinds, attributes, holes, names in any bytes, empty directories.
+//!
 //! # Conflicts
 //!
 //! A file that was changed since the branch began is not touched, and nothing is: a file's time of

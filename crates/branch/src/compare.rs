@@ -17,7 +17,7 @@ const BUFFER: usize = 128 * 1024;
 const ATTRIBUTES_MAX: usize = 64 * 1024;
 
 /// Capabilities of a program, less who gave them.
-const CAPABILITY: &[u8] = b"security.capability";
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// What is different between two files, each at its path.
 pub(crate) fn compare(

@@ -2,7 +2,8 @@
 //!
 //! A sandbox writes to layers that lie above those it was made from. [`diff`] compares the two by
 //! looking at what is in the upper ones alone, so that it costs what was changed and not what there
-//! is; [`Patch`] writes a change as git has it, for `git apply`.
+//! is; [`Patch`] writes a change as git has it, for `git apply`; [`commit`](commit::commit) brings them
+//! into a directory, all of them or none.
 //!
 //! ```
 //! use forkyard_branch::{ChangeKind, Layers, Wanted, diff};

@@ -16,7 +16,7 @@ use super::journal::Step;
 use super::plan::{Plan, Taken};
 use super::{PLACE, look};
 use crate::change::{Kind, Node};
-use crate::compare::attributes;
+use crate::compare::{CAPABILITY, attributes};
 use crate::error::{Error, Result};
 use crate::layers::Layers;
 
@@ -104,21 +104,23 @@ impl Stage<'_> {
                 symlinkat(OsStr::from_bytes(target), place, name).map_err(failed("symlink"))?;
             }
             Kind::Other => {
-                let (kind, device) = node.special;
-                mknodat(place, name, FileType::from_raw_mode(kind), Mode::RUSR, device)
-                    .map_err(failed("mknod"))?;
+                let kind = FileType::from_raw_mode(node.special.0);
+                if !kind.is_fifo() && !kind.is_socket() {
+                    return Err(failed("mknod")(Errno::PERM));
+                }
+                mknodat(place, name, kind, Mode::RUSR, 0).map_err(failed("mknod"))?;
             }
         }
         let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
         chownat(place, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(failed("chown"))?;
         if let Some((from, new)) = &made {
-            for (name, value) in from.as_ref().and_then(attributes).unwrap_or_default() {
-                let name = OsStr::from_bytes(&name);
-                fsetxattr(new, name, &value, XattrFlags::empty()).map_err(failed("setxattr"))?;
+            let all = from.as_ref().and_then(attributes).unwrap_or_default();
+            for (name, value) in all.iter().filter(|(name, _)| name.as_slice() != CAPABILITY) {
+                let name = OsStr::from_bytes(name);
+                fsetxattr(new, name, value, XattrFlags::empty()).map_err(failed("setxattr"))?;
             }
-            // After the owner, whose change takes set-id bits away.
-            fchmod(new, Mode::from_raw_mode(node.mode)).map_err(failed("chmod"))?;
+            fchmod(new, Mode::from_raw_mode(harmless(node))).map_err(failed("chmod"))?;
         } else if node.kind == Kind::Other {
             rustix::fs::chmodat(place, name, Mode::from_raw_mode(node.mode), AtFlags::empty())
                 .map_err(failed("chmod"))?;
@@ -153,6 +155,12 @@ impl Stage<'_> {
         ftruncate(&to, length).map_err(failed("truncate"))?;
         Ok((Some(from), to))
     }
+}
+
+/// A file's mode without what would give whoever runs it the rights of its owner: in a sandbox these
+/// are a guest's, and here they are not. The same is why capabilities are left out.
+fn harmless(node: &Node) -> u32 {
+    if node.kind == Kind::Directory { node.mode } else { node.mode & 0o1777 }
 }
 
 /// Copies bytes from one place to the same place.

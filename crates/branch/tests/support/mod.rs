@@ -168,6 +168,27 @@ pub fn open(dir: &Path) -> OwnedFd {
     fs::File::open(dir).unwrap().into()
 }
 
+/// A file with a text.
+pub fn text(text: &str) -> File {
+    File::Regular { bytes: text.into(), executable: false }
+}
+
+/// Makes a tree of files of some kinds below a directory; where it is.
+pub fn lower(dir: &Path) -> PathBuf {
+    let tree = Tree::of(&[
+        ("a/b/c", text("c\n")),
+        ("a/b/d", text("d\n")),
+        ("a/one", text("1\n")),
+        ("link", File::Link("a".into())),
+        ("many/x", text("x\n")),
+        ("many/y", text("y\n")),
+        ("text", text("old\n")),
+    ]);
+    let lower = dir.join("lower");
+    tree.write(&lower);
+    lower
+}
+
 /// Names that are easy to get wrong.
 fn name() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
