@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use forkyard_branch::{Change, ChangeKind, Kind, Layers, Wanted, diff};
+use forkyard_branch::{Change, ChangeKind, Layers, Wanted, diff};
 use forkyard_testkit::{finish, skip};
 use support::{lower, open, set_opaque, white_out};
 
