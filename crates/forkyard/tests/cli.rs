@@ -52,7 +52,7 @@ fn command_lines() -> Vec<Vec<String>> {
 #[test]
 fn the_commands_are_these() {
     let help = stdout(&alone(&["--help"]));
-    insta::assert_snapshot!(commands_of(&help).join(" "), @"run create exec shell ls inspect logs top ps wait attach kill cp fork snapshot snapshots pause resume reset rm image quickstart serve key stop doctor bench completion man version help");
+    insta::assert_snapshot!(commands_of(&help).join(" "), @"run create exec shell ls inspect logs top ps wait attach kill cp diff fork snapshot snapshots pause resume reset rm image quickstart serve key stop doctor bench completion man version help");
     let image = stdout(&alone(&["image", "--help"]));
     insta::assert_snapshot!(commands_of(&image).join(" "), @"pull import ls inspect prune rm help");
 }
