@@ -28,7 +28,7 @@ use rustix::process::{Gid, Pid, Resource, Rlimit, Uid, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Root};
-use crate::kernel_files::{Fresh, KernelFiles};
+use crate::kernel_files::{Fresh, KernelFiles, Stand};
 use crate::launch::{Bounds, Confinement};
 use crate::proto::{
     CommandState, Failure, InitBody, InitError, InitMessage, InitOk, InitRequest, Setup, decode,
@@ -197,7 +197,7 @@ fn set_up(setup: &Setup, files: KernelFiles, mounts: Vec<OwnedFd>) -> Result<Par
     let old_root = builder.enter(setup, Fresh::mount(setup.tmp_size)?)?;
     caps::limit_bounding_set().map_err(failed("dropping the bounding set"))?;
     caps::set_no_new_privs().map_err(failed("prctl PR_SET_NO_NEW_PRIVS"))?;
-    let (root, wall) = open_root(setup)?;
+    let (root, wall) = open_root(setup, builder.stand()?)?;
     Ok(Parts {
         builder,
         old_root,
@@ -209,15 +209,18 @@ fn set_up(setup: &Setup, files: KernelFiles, mounts: Vec<OwnedFd>) -> Result<Par
     })
 }
 
-fn open_root(setup: &Setup) -> Result<(Root, Option<Wall>), Failure> {
+fn open_root(setup: &Setup, stand: &Stand) -> Result<(Root, Option<Wall>), Failure> {
     let root = Root::open("/").map_err(|e| Failure::new("opening the root", &e))?;
     if !setup.landlock {
         return Ok((root, None));
     }
     let open = forkyard_sys::mount::open_dir;
-    let dir = open("/").map_err(|e| Failure::new("opening /", &e))?;
+    let failed = |e: io::Error| Failure::new("opening /", &e);
+    let (above, dir) = (stand.above().map_err(failed)?, open("/").map_err(failed)?);
     let queues = open("/dev/mqueue").map_err(|e| Failure::new("opening /dev/mqueue", &e))?;
-    let wall = Wall::prepare(dir.as_fd(), Some(queues.as_fd()), setup.host_network)
+    // Programs may be of this root yet when it is gone, and open their own files by /proc.
+    let dirs = [above.as_fd(), dir.as_fd(), queues.as_fd()];
+    let wall = Wall::prepare(&dirs, setup.host_network)
         .map_err(|e| Failure::new(e.to_string(), &io::ErrorKind::Other.into()))?;
     Ok((root, Some(wall)))
 }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use forkyard_sys::mount::{
     MountAttr, NODEV, NOEXEC, NOSUID, RDONLY, attach_mount, clone_mount, mount_setattr, new_mount,
 };
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use crate::devices;
 use crate::proto::Failure;
@@ -57,6 +57,68 @@ pub(crate) struct KernelFiles {
     sys: Option<OwnedFd>,
     /// `/proc/sys/kernel` as it can be written, for who makes System V objects with their ids.
     settings: Option<OwnedFd>,
+    /// What roots are mounted in, see [`Stand`]; until the first is.
+    stand: Option<Stand>,
+}
+
+/// A file system that a sandbox's root is mounted in, one after the other, out of the sandbox's
+/// sight: a directory above them that stays the same when the root is another.
+///
+/// Landlock tells by it what is the sandbox's. That is not the directory that a root is mounted on:
+/// on its way up the kernel passes over it.
+pub(crate) struct Stand(OwnedFd);
+
+impl Stand {
+    /// The directory that stays, and in it that of the root.
+    const ABOVE: &str = "above";
+    const ROOT: &str = "above/root";
+    /// Where the next root is built.
+    const NEXT: &str = "next";
+    const LAYERS: &str = "layers";
+
+    /// Makes it, detached.
+    fn make() -> Result<Self, Failure> {
+        let failed = |e: io::Error| Failure::new("making what a root is mounted in", &e);
+        let options = [("mode", "0755"), ("size", "64k"), ("nr_inodes", "16")];
+        let mount = new_mount("tmpfs", &options, NOSUID | NODEV | NOEXEC).map_err(failed)?;
+        for dir in [Self::ABOVE, Self::ROOT, Self::NEXT, Self::LAYERS] {
+            mkdirat(&mount, dir, Mode::from_raw_mode(0o755)).map_err(|e| failed(e.into()))?;
+        }
+        let read_only = MountAttr { set: RDONLY, ..MountAttr::default() };
+        mount_setattr(&mount, read_only).map_err(failed)?;
+        Ok(Self(mount))
+    }
+
+    /// The mount itself.
+    pub(crate) fn mount(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    /// Opens the directory that stays.
+    pub(crate) fn above(&self) -> io::Result<OwnedFd> {
+        self.open(Self::ABOVE)
+    }
+
+    /// Opens what the root is mounted on, or the root.
+    pub(crate) fn root(&self) -> io::Result<OwnedFd> {
+        self.open(Self::ROOT)
+    }
+
+    /// Opens where the next root is built, or that.
+    pub(crate) fn next(&self) -> io::Result<OwnedFd> {
+        self.open(Self::NEXT)
+    }
+
+    /// Opens where layers are put while an overlay is made of them.
+    pub(crate) fn layers(&self) -> io::Result<OwnedFd> {
+        self.open(Self::LAYERS)
+    }
+
+    fn open(&self, path: &str) -> io::Result<OwnedFd> {
+        debug_assert_eq!(Self::ROOT, forkyard_snapshot::ROOT_PLACE.trim_start_matches('/'));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(openat(&self.0, path, flags, Mode::empty())?)
+    }
 }
 
 impl KernelFiles {
@@ -78,7 +140,12 @@ impl KernelFiles {
             attach_mount(sys, CWD, "/sys").map_err(|e| Failure::new("mounting /sys", &e))?;
             mask(sys, &SYS)?;
         }
-        Ok(Self { proc, sys, settings })
+        Ok(Self { proc, sys, settings, stand: Some(Stand::make()?) })
+    }
+
+    /// Gives away what roots are mounted in.
+    pub(crate) fn take_stand(&mut self) -> Option<Stand> {
+        self.stand.take()
     }
 
     /// Gives away what [`KernelFiles::mount`] kept.

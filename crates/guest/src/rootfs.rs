@@ -14,7 +14,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
-use crate::kernel_files::{Fresh, KernelFiles};
+use crate::kernel_files::{Fresh, KernelFiles, Stand};
 use crate::proto::{Failure, Overlay, Setup, WORKSPACE};
 
 /// Where mounts are put while a root is built: a directory that every root has, is not needed
@@ -28,6 +28,8 @@ const IDENTITY: &str = "identity";
 /// What roots are built of, one after the other.
 pub(crate) struct Builder {
     kernel_files: KernelFiles,
+    /// What roots are mounted in, from the first on.
+    stand: Option<Stand>,
     /// The sources of the setup, in its order, detached.
     mounts: Vec<OwnedFd>,
 }
@@ -35,7 +37,7 @@ pub(crate) struct Builder {
 impl Builder {
     /// `mounts` are the sources of the setup, in its order, detached.
     pub(crate) fn new(kernel_files: KernelFiles, mounts: Vec<OwnedFd>) -> Self {
-        Self { kernel_files, mounts }
+        Self { kernel_files, stand: None, mounts }
     }
 
     /// Gives away what [`KernelFiles::mount`] kept.
@@ -140,18 +142,24 @@ impl Builder {
         }
         used.once(setup.state, |fd| attach_mount_on(fd, &anchor), "attaching the uppers")?;
 
+        // The first root brings what it is mounted in; the next ones take its place there.
+        let stand = self.kernel_files.take_stand();
+        if let Some(stand) = &stand {
+            attach_mount_on(stand.mount(), &anchor)
+                .map_err(|e| Failure::new("attaching what the root is mounted in", &e))?;
+        }
         let mut root = None;
         for overlay in &setup.overlays {
-            let target = match &root {
-                None => ANCHOR.to_owned(),
-                Some(root) => {
-                    let dir = directory(root, &overlay.target)?;
-                    mount_overlay(overlay, setup, &self.mounts, &fd_path(&dir))?;
-                    continue;
-                }
+            let Some(root) = &root else {
+                let open = || stand.as_ref().map_or_else(|| open_dir(ANCHOR), Stand::root);
+                let failed = |e: io::Error| Failure::new("opening the root", &e);
+                let place = open().map_err(failed)?;
+                mount_overlay(overlay, setup, &self.mounts, &fd_path(&place))?;
+                root = Some(open().map_err(failed)?);
+                continue;
             };
-            mount_overlay(overlay, setup, &self.mounts, &target)?;
-            root = Some(open_dir(ANCHOR).map_err(|e| Failure::new("opening the root", &e))?);
+            let dir = directory(root, &overlay.target)?;
+            mount_overlay(overlay, setup, &self.mounts, &fd_path(&dir))?;
         }
         let Some(root) = root else {
             return Err(Failure::new("building a root of no overlay", &Errno::INVAL.into()));
@@ -177,7 +185,21 @@ impl Builder {
             )?;
         }
         self.mounts = used.spares()?;
-        mount::pivot_into(&root).map_err(|e| Failure::new("pivot_root into the sandbox's root", &e))
+        let pivoted = match &stand {
+            Some(stand) => mount::pivot_into_below(stand.mount(), &root),
+            None => mount::pivot_into(&root),
+        };
+        let old = pivoted.map_err(|e| Failure::new("pivot_root into the sandbox's root", &e))?;
+        self.stand = self.stand.take().or(stand);
+        Ok(old)
+    }
+
+    /// What this root and the next ones are mounted in.
+    pub(crate) fn stand(&self) -> Result<&Stand, Failure> {
+        let stand = self.stand.as_ref();
+        stand.ok_or_else(|| {
+            Failure::new("finding what the root is mounted in", &Errno::NOENT.into())
+        })
     }
 }
 

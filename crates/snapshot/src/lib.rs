@@ -46,6 +46,7 @@ pub use files::{FilesAhead, Shareable, copy_above, copy_tree, is_large};
 pub use inside::{Answer, Looker, Request, Waiting, answer};
 pub use machine::prepare;
 pub use picture::Picture;
+pub use proc::ROOT_PLACE;
 pub use stage::Stage;
 pub use terminal::look;
 pub use times::Times;

@@ -9,6 +9,9 @@ use rustix::process::Pid;
 
 use crate::error::{Context, Error, Result, unreadable};
 
+/// Where a sandbox's root is mounted in its mount namespace.
+pub const ROOT_PLACE: &str = "/above/root";
+
 /// Most of these files are shorter, and are read at once: their length is not known before.
 const ROOM: usize = 8 * 1024;
 
@@ -39,7 +42,20 @@ fn read_while(pid: Pid, file: &str, may_go_on: impl Fn(&Vec<u8>) -> bool) -> Res
 pub(crate) fn link(pid: Pid, file: &str) -> Result<Vec<u8>> {
     let path = format!("/proc/{pid}/{file}");
     let target = std::fs::read_link(&path).context(|| format!("reading the link {path}"))?;
-    Ok(target.into_os_string().into_vec())
+    Ok(inside(target.into_os_string().into_vec()))
+}
+
+/// A path as its sandbox has it: seen from outside, it begins with where the root is mounted.
+///
+/// Paths of roots that are gone do not, and whoever has their files checks where they are.
+pub(crate) fn inside(path: Vec<u8>) -> Vec<u8> {
+    match path.strip_prefix(ROOT_PLACE.as_bytes()) {
+        Some(b"") => b"/".to_vec(),
+        Some(rest) if rest.starts_with(b"/") => rest.to_vec(),
+        // Marked as what was deleted is.
+        Some(rest) if rest.starts_with(b" (") => [b"/", rest].concat(),
+        _ => path,
+    }
 }
 
 /// The numbers that a directory of a process names.
@@ -275,7 +291,7 @@ pub(crate) fn parse_mapping(line: &[u8]) -> Option<Mapping> {
         offset: hexadecimal(offset)?,
         device: (hexadecimal(major)? as u32, hexadecimal(minor)? as u32),
         inode: inode.parse().ok()?,
-        name: name.trim_ascii_start().to_vec(),
+        name: inside(name.trim_ascii_start().to_vec()),
         flags: Vec::new(),
         anonymous: 0,
         common: [0; 2],

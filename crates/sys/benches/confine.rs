@@ -32,13 +32,13 @@ fn seccomp(criterion: &mut Criterion) {
 
 fn landlock(criterion: &mut Criterion) {
     let root = File::open(std::env::temp_dir()).unwrap();
-    let wall = Wall::prepare(root.as_fd(), None, true).unwrap();
+    let wall = Wall::prepare(&[root.as_fd()], true).unwrap();
     if wall.strength() == Strength::None {
         eprintln!("skipped: landlock: this kernel has none, see `forkyard doctor`");
         return;
     }
     criterion.bench_function("landlock/prepare", |bencher| {
-        bencher.iter(|| Wall::prepare(root.as_fd(), None, true).unwrap());
+        bencher.iter(|| Wall::prepare(&[root.as_fd()], true).unwrap());
     });
     criterion.bench_function("landlock/restrict", |bencher| {
         bencher.iter_custom(|times| in_threads(times, || wall.restrict().unwrap()));

@@ -80,17 +80,13 @@ pub struct Wall {
 }
 
 impl Wall {
-    /// Prepares a wall that lets through what is beneath `root`, a directory, and beneath `queues`:
-    /// `mq_open`(2) finds the message queues of its IPC namespace by a mount that has no place
-    /// anywhere, and so lies beneath no other directory than that of all queues.
+    /// Prepares a wall that lets through what is beneath these directories. The one of all message
+    /// queues is to be among them: `mq_open`(2) finds those of its IPC namespace by a mount that has
+    /// no place anywhere, and so they lie beneath no other.
     ///
     /// With `host_network`, abstract sockets of others are shut out too. A kernel that cannot do
     /// it all is no error; see [`Wall::strength`].
-    pub fn prepare(
-        root: BorrowedFd<'_>,
-        queues: Option<BorrowedFd<'_>>,
-        host_network: bool,
-    ) -> Result<Self, WallError> {
+    pub fn prepare(dirs: &[BorrowedFd<'_>], host_network: bool) -> Result<Self, WallError> {
         let abi = abi().unwrap_or(0);
         if abi < OLDEST {
             return Ok(Self { ruleset: None, strength: Strength::None });
@@ -101,9 +97,9 @@ impl Wall {
         if host_network {
             ruleset = ruleset.scope(Scope::AbstractUnixSocket)?;
         }
-        let mut ruleset = ruleset.create()?.add_rule(PathBeneath::new(root, access))?;
-        if let Some(queues) = queues {
-            ruleset = ruleset.add_rule(PathBeneath::new(queues, access))?;
+        let mut ruleset = ruleset.create()?;
+        for dir in dirs {
+            ruleset = ruleset.add_rule(PathBeneath::new(dir, access))?;
         }
         let strength =
             if host_network && abi < SCOPES { Strength::FilesOnly } else { Strength::Full };

@@ -123,6 +123,37 @@ pub fn pivot_into(root: impl AsFd) -> io::Result<OldRoot> {
     Ok(OldRoot(old))
 }
 
+/// Makes the directory `root`, on which or below which `top` is the mount that it is in, the root of
+/// this process, and `top` that of this mount namespace. The old one is as with [`pivot_into`].
+pub fn pivot_into_below(top: impl AsFd, root: impl AsFd) -> io::Result<OldRoot> {
+    let old = pivot_into(top)?;
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(".")?;
+    rustix::process::chdir("/")?;
+    Ok(old)
+}
+
+/// Lets go of the mount that `root` is the root of, and of all that is mounted there. The working
+/// directory is `/` then.
+pub fn detach(root: impl AsFd) -> io::Result<()> {
+    rustix::process::fchdir(root)?;
+    let done = rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH);
+    rustix::process::chdir("/")?;
+    Ok(done?)
+}
+
+/// Has nobody write to a file system any more that `root` is of.
+///
+/// # Errors
+/// `EBUSY` when a file of it is open for writing.
+pub fn make_read_only(root: impl AsFd) -> io::Result<()> {
+    use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
+    let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+    let context = fspick(root, "", flags)?;
+    fsconfig_set_flag(&context, "ro")?;
+    Ok(fsconfig_reconfigure(&context)?)
+}
+
 /// The root that was left for another.
 #[derive(Debug)]
 #[must_use]
@@ -131,9 +162,12 @@ pub struct OldRoot(OwnedFd);
 impl OldRoot {
     /// Lets go of it, and of all that is mounted there: what takes longest about a new root.
     pub fn detach(self) -> io::Result<()> {
-        rustix::process::fchdir(&self.0)?;
-        rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
-        Ok(rustix::process::chdir("/")?)
+        detach(&self.0)
+    }
+
+    /// Its root directory.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -45,7 +45,7 @@ fn nothing_outside_the_root_can_be_reached() {
             fs::write(directory.path().join("file"), "x").expect("write");
         }
         let root = File::open(inside.path()).expect("open");
-        let wall = Wall::prepare(root.as_fd(), None, false).expect("prepare");
+        let wall = Wall::prepare(&[root.as_fd()], false).expect("prepare");
         assert_eq!(wall.strength(), Strength::Full);
         let leaked = File::open(outside.path()).expect("open");
         let mut before = File::open(outside.path().join("file")).expect("open");
@@ -92,7 +92,7 @@ fn mounts_below_the_root_are_inside_and_the_old_root_is_not() {
         mount::pivot_into(&root)?.detach()?;
 
         let wall =
-            Wall::prepare(mount::open_dir("/")?.as_fd(), None, false).map_err(io::Error::other)?;
+            Wall::prepare(&[mount::open_dir("/")?.as_fd()], false).map_err(io::Error::other)?;
         caps::set_no_new_privs()?;
         wall.restrict()?;
         let outside = openat(&old, "etc/passwd", OFlags::RDONLY, Mode::empty());
@@ -117,7 +117,7 @@ fn files_move_between_directories_inside() {
     }
     fs::write(inside.path().join("a/file"), "x").expect("write");
     let root = File::open(inside.path()).expect("open");
-    let wall = Wall::prepare(root.as_fd(), None, false).expect("prepare");
+    let wall = Wall::prepare(&[root.as_fd()], false).expect("prepare");
     let answers = in_child(|| {
         caps::set_no_new_privs()?;
         wall.restrict()?;
@@ -140,7 +140,7 @@ fn abstract_sockets_of_the_host_are_shut_out_with_its_network() {
     let _listener = UnixListener::bind_addr(&address).expect("listen");
     let root = File::open("/").expect("open");
     for (host_network, expected) in [(true, libc::EPERM), (false, 0)] {
-        let wall = Wall::prepare(root.as_fd(), None, host_network).expect("prepare");
+        let wall = Wall::prepare(&[root.as_fd()], host_network).expect("prepare");
         let answers = in_child(|| {
             caps::set_no_new_privs()?;
             wall.restrict()?;

@@ -48,7 +48,7 @@ impl Init<'_> {
         let fresh = Fresh::mount(self.setup.tmp_size)?;
         self.kill_everything();
         let old_root = self.builder.enter(&self.setup, fresh)?;
-        let (root, wall) = open_root(&self.setup)?;
+        let (root, wall) = open_root(&self.setup, self.builder.stand()?)?;
         self.confinement.wall = wall;
         Ok((old_root, std::mem::replace(&mut self.root, root)))
     }

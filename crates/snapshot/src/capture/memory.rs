@@ -329,8 +329,9 @@ fn give_true_name(pid: Pid, mapping: &mut Mapping) -> Result<()> {
     }
     let path = format!("/proc/{pid}/maps");
     let maps = File::open(&path).context(|| format!("opening {path}"))?;
-    mapping.name = remote::mapping_name(&maps, mapping.start)
-        .context(|| "PROCMAP_QUERY of a mapped file with a line end in its name".to_owned())?;
+    let name = remote::mapping_name(&maps, mapping.start);
+    let failed = || "PROCMAP_QUERY of a mapped file with a line end in its name".to_owned();
+    mapping.name = proc::inside(name.context(failed)?);
     Ok(())
 }
 
