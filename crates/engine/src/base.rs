@@ -1,17 +1,18 @@
 //! Bases: layers between a sandbox's image and what it wrote itself, which it shares with others.
 //!
 //! What a sandbox wrote is copied for its clones. Where that is much, it is copied once: the copy is
-//! a layer of each clone then. So are the files of a snapshot for what is made from it. A base stays
+//! a layer of each clone then; or what it wrote in its root becomes a layer itself, of its clones and
+//! of the sandbox, which goes on above it. So are the files of a snapshot for what is made from it. A base stays
 //! as long as a sandbox or a snapshot of one has it. A reset leaves it out.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use forkyard_guest::proto::{MountSource, Setup};
+use forkyard_guest::proto::{InitBody, MountSource, SEALED, Setup};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::SnapshotId;
 use crate::sandbox::{Internal, LiveSandbox};
 
@@ -94,6 +95,47 @@ impl Engine {
         self.release_bases(self.layout.all_bases()?.iter());
         Ok(())
     }
+}
+
+impl Engine {
+    /// Gives what a sandbox wrote a place among bases, where that became a layer of it by a fork: the
+    /// one that clones know, where there are any. Its record tells before it is done.
+    pub(crate) async fn settle_seal(&self, live: &LiveSandbox, dir: Option<&Path>) -> Result<()> {
+        let sealed = self.layout.sandbox(live.id()).join(SEALED);
+        if !sealed.exists() {
+            return Ok(());
+        }
+        // Init, which may have been about to move it back, has done so when it answers.
+        live.ask(InitBody::List, &[]).await?;
+        let internal = live.internal();
+        let Some(root) = internal.overlays.first().map(|overlay| overlay.name.clone()) else {
+            return Ok(());
+        };
+        if !sealed.exists() {
+            return Ok(());
+        }
+        let dir = match internal.bases.first().filter(|base| !base.dir.exists()) {
+            // It was written down already.
+            Some(base) => base.dir.clone(),
+            None => {
+                let dir = dir.map_or_else(|| self.layout.new_base(), Path::to_owned);
+                let base = Base { dir: dir.clone(), overlays: vec![root] };
+                live.change("layer", &dir.display().to_string(), |_, internal| {
+                    internal.bases.insert(0, base);
+                })?;
+                dir
+            }
+        };
+        std::fs::rename(&sealed, &dir)
+            .map_err(Error::io(format!("moving a layer to {}", dir.display())))
+    }
+}
+
+/// Layers of the root's overlay that are of bases, the topmost first.
+pub(crate) fn layers_of_root(internal: &Internal) -> Vec<String> {
+    let Some(root) = internal.overlays.first() else { return Vec::new() };
+    let bases = internal.bases.iter().filter(|base| base.overlays.contains(&root.name));
+    bases.map(|base| base.dir.join(&root.name).to_string_lossy().into_owned()).collect()
 }
 
 /// What a sandbox's mounts are made of, its bases included, of which the setup is told.

@@ -104,6 +104,7 @@ async fn take_over(engine: &Arc<Engine>, live: &Arc<LiveSandbox>, found: Found) 
     sweep_uppers(engine, live)?;
     engine.sweep_paused(live.id())?;
     live.adopt_commands().await?;
+    engine.settle_seal(live, None).await?;
     engine.store.event(live.id(), "takeover", "")?;
     Ok(())
 }

@@ -11,6 +11,7 @@ mod hold;
 mod rebuild;
 mod requests;
 mod reset;
+mod seal;
 mod session;
 
 use std::collections::BTreeMap;
@@ -125,6 +126,7 @@ pub(crate) fn main(
         session: None,
         sessions: 0,
         program: None,
+        gone: Vec::new(),
         hooks: forked::Hooks::default(),
     };
     if init.watch().is_err() || init.serve_on(control).is_err() {
@@ -266,6 +268,8 @@ struct Init<'a> {
     sessions: u32,
     /// Where processes that were built keep what they were built by.
     program: Option<u64>,
+    /// Devices of its roots before this one, the oldest first.
+    gone: Vec<u64>,
     hooks: forked::Hooks,
     deadline: Option<u64>,
 }

@@ -14,8 +14,8 @@ pub use init::{
 };
 pub use saved::{Label, Layer, Paused, RestoreError, Restored, Source, WriteReport};
 pub use taken::{
-    CommandRecord, HoldRequest, Records, SessionRecord, StreamRecord, TakeError, TakeReport,
-    TerminalRecord,
+    CommandRecord, HoldRequest, Records, SEALED, SessionRecord, StreamRecord, TakeError,
+    TakeReport, TerminalRecord,
 };
 
 /// Which ids a sandbox has.

@@ -3,6 +3,8 @@
 //! Everything is resolved below descriptors: an image whose `/proc` is a symbolic link, or whose
 //! `/etc` leads out, only harms itself.
 
+mod seal;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,6 +18,8 @@ use rustix::mount::MountFlags;
 
 use crate::kernel_files::{Fresh, KernelFiles, Stand};
 use crate::proto::{Failure, Overlay, Setup, WORKSPACE};
+
+pub(crate) use seal::Sealed;
 
 /// Where mounts are put while a root is built: a directory that every root has, is not needed
 /// meanwhile, and goes away with the old root.
@@ -271,8 +275,11 @@ fn mount_overlay(
     let upper = format!("{state}/{}/{}", setup.generation, overlay.name);
     // `userxattr`: this is a user namespace, which may not read trusted.* attributes.
     // `volatile`: a sandbox does not outlive its host's crash, so nothing need reach the disk.
-    let options =
-        format!("lowerdir={lowers},upperdir={upper},workdir={upper}.work,userxattr,volatile");
+    // `index=off`: a layer may be the upper of another overlay yet, which nobody writes to.
+    let index = if overlay.base.is_empty() { "" } else { ",index=off" };
+    let options = format!(
+        "lowerdir={lowers},upperdir={upper},workdir={upper}.work,userxattr,volatile{index}"
+    );
     let options = std::ffi::CString::new(options)
         .map_err(|_| Failure::new("mounting the overlay", &Errno::INVAL.into()))?;
     rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())

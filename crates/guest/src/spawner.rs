@@ -194,8 +194,8 @@ fn serve(
 }
 
 fn take(source: proto::Source, clones: Option<u32>) -> Take {
-    let proto::Source { init, ids, uppers, into, base } = source;
-    Take { init, ids, uppers, into, base, clones }
+    let proto::Source { init, ids, uppers, into, base, seal, layers } = source;
+    Take { init, ids, uppers, into, base, seal, layers, clones }
 }
 
 /// Serves requests to a template about snapshots on disk.

@@ -7,17 +7,18 @@
 pub(crate) mod disk;
 mod files;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forkyard_snapshot::disk::Mark;
 use forkyard_snapshot::picture::{Look, LookError};
 use forkyard_snapshot::{
-    Answer, Copies, Error, Looker, Outside, Picture, Request, Stage, Subject, Taken,
+    Answer, Copies, Error, Gone, Looker, Opening, Outside, Picture, Request, SealError, Sealer,
+    Stage, Subject, Taken,
 };
 use forkyard_sys::channel;
 use rustix::process::Pid;
@@ -64,6 +65,8 @@ pub(crate) struct Take {
     pub(crate) uppers: String,
     pub(crate) into: String,
     pub(crate) base: Option<String>,
+    pub(crate) seal: Option<String>,
+    pub(crate) layers: Vec<String>,
     /// How many clones are made from it, before it takes another one of the same sandbox; none
     /// where nobody says.
     pub(crate) clones: Option<u32>,
@@ -105,14 +108,27 @@ impl Held {
         let mut resumed = copies.lasting() > 0;
         let (taken, (), done) = loop {
             tries += 1;
-            let meanwhile = || files.finish(&subject, &records, &root, true);
             let mut looker = Init { holder };
+            let linked = RefCell::default();
+            let mut sealer = InitSealer { holder, linked: &linked };
+            let movable = files.movable(&root);
+            let seal = movable.map(|movable| (movable, &mut sealer as &mut dyn Sealer));
+            let meanwhile = || {
+                *linked.borrow_mut() = files.finish(&subject, &records, &root, true)?;
+                Ok(())
+            };
             let before = |taken: &Taken| before(taken, &records, &root);
-            match forkyard_snapshot::take(&subject, &mut looker, &mut copies, meanwhile, before) {
+            let took = &mut copies;
+            match forkyard_snapshot::take(&subject, &mut looker, took, seal, meanwhile, before) {
+                Ok(taken) => {
+                    files.sealed(linked.take());
+                    break taken;
+                }
+                Err(Error::NotSealed(_)) if files.is_sealing() => files.copy_instead(&subject),
                 Err(Error::Unsteady(_)) if try_again(tries) => {}
                 // With what earlier pictures left, there may be no room.
                 Err(Error::Failed { .. }) if std::mem::take(&mut resumed) => copies.forget(),
-                done => break done.map_err(|error| take_error(&error))?,
+                Err(error) => return Err(take_error(&error)),
             }
         };
         let shared = files.share(&records, &taken.picture)?;
@@ -217,6 +233,7 @@ impl Subjects {
             program: records.program,
             host_network: records.setup.host_network,
             diag: fds.next().map(Arc::new),
+            gone: gone(what, &records),
         };
         Ok(Self { records, root, subject, _ipc: ipc })
     }
@@ -267,16 +284,60 @@ impl Looker for Init<'_> {
     }
 }
 
+/// The same, which makes another root for the sandbox. Files in what becomes a layer that have
+/// several names are copied above.
+struct InitSealer<'a> {
+    holder: &'a OwnedFd,
+    linked: &'a RefCell<Vec<Vec<u8>>>,
+}
+
+impl Sealer for InitSealer<'_> {
+    fn begin(&mut self) -> io::Result<Result<(), String>> {
+        ask_init(self.holder, &HoldRequest::Seal(self.linked.borrow().clone()), &[])
+    }
+
+    fn open(&mut self, openings: &[Opening]) -> io::Result<Result<Vec<OwnedFd>, String>> {
+        let request = HoldRequest::Open(openings.to_vec());
+        let (opened, fds) = ask_init_for::<Result<(), String>>(self.holder, &request, &[])?;
+        Ok(opened.map(|()| fds))
+    }
+
+    fn wait_at(
+        &mut self,
+        doors: &[u64],
+        sockets: &[BorrowedFd<'_>],
+    ) -> io::Result<Result<(), String>> {
+        ask_init(self.holder, &HoldRequest::WaitAt(doors.to_vec()), sockets)
+    }
+
+    fn commit(&mut self) -> io::Result<Result<(), SealError>> {
+        ask_init(self.holder, &HoldRequest::Commit, &[])
+    }
+
+    fn abort(&mut self) {
+        let _ = ask_init::<()>(self.holder, &HoldRequest::Unseal, &[]);
+    }
+}
+
 /// Asks the init that holds still, which always answers.
 fn ask_init<T: DeserializeOwned>(
     holder: &OwnedFd,
     request: &HoldRequest,
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<T> {
+    ask_init_for(holder, request, fds).map(|(answer, _)| answer)
+}
+
+/// The same, for descriptors too.
+fn ask_init_for<T: DeserializeOwned>(
+    holder: &OwnedFd,
+    request: &HoldRequest,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<(T, Vec<OwnedFd>)> {
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
     channel::send(holder, &encode(request).map_err(invalid)?, fds)?;
     let answer = channel::receive(holder)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    decode(&answer.bytes).map_err(invalid)
+    Ok((decode(&answer.bytes).map_err(invalid)?, answer.fds))
 }
 
 /// Host ids of init's own children.
@@ -323,11 +384,25 @@ pub(crate) fn number_of_session(stream: u64) -> u64 {
     u64::MAX - stream
 }
 
+/// Roots that a sandbox had before, each with what was written since.
+fn gone(what: &Take, records: &Records) -> Vec<Gone> {
+    let Some(overlay) = records.setup.overlays.first() else { return Vec::new() };
+    let upper = Path::new(&what.uppers).join(&overlay.name);
+    let count = records.gone.len();
+    // The topmost layer is the upper of the root that went last.
+    let since = |n: usize| {
+        let layers = what.layers.iter().take(count - 1 - n).map(PathBuf::from);
+        std::iter::once(upper.clone()).chain(layers).collect()
+    };
+    let devices = records.gone.iter().enumerate();
+    devices.map(|(n, &device)| Gone { device, since: since(n) }).collect()
+}
+
 fn take_error(error: &Error) -> TakeError {
     match error {
         Error::Refused { .. } => TakeError::Refused(error.to_string()),
         Error::Unsteady(_) => TakeError::Unsteady(error.to_string()),
-        Error::Failed { .. } => TakeError::Failed(error.to_string()),
+        Error::Failed { .. } | Error::NotSealed(_) => TakeError::Failed(error.to_string()),
     }
 }
 
@@ -339,5 +414,6 @@ fn report(taken: &Taken) -> TakeReport {
         counts: taken.picture.counts(),
         lasting: 0,
         shared: Vec::new(),
+        sealed: None,
     }
 }

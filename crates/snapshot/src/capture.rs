@@ -15,6 +15,7 @@ mod pool;
 mod process;
 pub(crate) mod queues;
 mod reader;
+mod seats;
 mod sharing;
 mod signals;
 mod sockets;
@@ -46,6 +47,7 @@ use crate::inside::Looker;
 use crate::machine::Machine;
 use crate::picture::{Body, Picture, Process};
 use crate::proc::{Mapping, Stat, Status};
+use crate::seal::Sealer;
 use crate::seize::{Scope, Stopped, Tree};
 use crate::stage::Stage;
 use crate::times::Times;
@@ -55,6 +57,9 @@ pub(crate) use descriptors::Descriptions;
 pub(crate) use loose::{DELETED, LooseFiles};
 pub(crate) use named::memory_device;
 use reader::Reader;
+pub(crate) use seats::Seat;
+use seats::{Changed, Seats};
+pub use seats::{Gone, Movable, mount_id};
 use sharing::Sharing;
 use stops::Stops;
 
@@ -112,6 +117,8 @@ pub struct Subject {
     pub host_network: bool,
     /// A socket that lists those of its network namespace, see [`forkyard_sys::sockets::diag`].
     pub diag: Option<Arc<OwnedFd>>,
+    /// Roots that it had before, the oldest first.
+    pub gone: Vec<Gone>,
 }
 
 /// A picture with the memory that belongs to it.
@@ -157,11 +164,13 @@ impl Copies {
 ///
 /// `looker` asks its init what only that one may look at. `meanwhile` is called when all are
 /// stopped: for what must be of the same moment. `before` is called with the picture before
-/// anything goes on.
+/// anything goes on. `seal`, where it is asked for, moves all processes to another root with the same
+/// files: when that cannot be done, no picture is taken, [`Error::NotSealed`].
 pub fn take<T, U>(
     subject: &Subject,
     looker: &mut dyn Looker,
     copies: &mut Copies,
+    seal: Option<(Movable, &mut dyn Sealer)>,
     meanwhile: impl FnOnce() -> Result<T>,
     before: impl FnOnce(&Taken) -> U,
 ) -> Result<(Taken, T, U)> {
@@ -178,6 +187,7 @@ pub fn take<T, U>(
     times.stop();
     let tree = Tree::stop(Scope::Below(subject.init, subject.leave.clone()))?;
     times.mark("stop");
+    let (movable, sealer) = seal.unzip();
     let mut capture = Capture {
         tree: &tree,
         tail: &machine.tail,
@@ -199,6 +209,8 @@ pub fn take<T, U>(
         untold_stops: BTreeSet::new(),
         memory_device: machine.memory_device,
         memory_files,
+        seats: movable.map(Seats::new),
+        changed: Changed::default(),
     };
     let processes = tree.processes();
     match capture.read_all(&processes, looker) {
@@ -208,9 +220,16 @@ pub fn take<T, U>(
         read => read?,
     }
     times.mark("read");
+    if let Some(why) = capture.seats.as_ref().and_then(Seats::why_not) {
+        return Err(Error::NotSealed(why.to_owned()));
+    }
     let with = meanwhile()?;
     times.mark("files");
-    let Capture { mut picture, descriptions, loose, .. } = capture;
+    let Capture { mut picture, descriptions, loose, seats, .. } = capture;
+    if let Some((seats, sealer)) = seats.zip(sealer) {
+        crate::seal::seal(&tree, &machine.tail, &seats.all, &seats.open, sealer)?;
+        times.mark("seal");
+    }
     picture.descriptions = descriptions.all;
     picture.pipes = descriptions.pipes;
     picture.loose = loose.all;
@@ -264,6 +283,9 @@ struct Capture<'a> {
     memory_device: u64,
     /// Devices of the sandbox's file systems in memory.
     memory_files: Vec<u64>,
+    /// What is to be moved to another root, where that is wanted.
+    seats: Option<Seats>,
+    changed: Changed,
 }
 
 impl Capture<'_> {
@@ -318,6 +340,7 @@ impl Capture<'_> {
         self.resolve_sockets()?;
         self.look_into_datagrams(looker)?;
         self.connect_ends(looker)?;
+        self.check_seats();
         for pages in self.reader.filled()? {
             self.stage.keep(pages, 0);
         }

@@ -18,6 +18,9 @@ pub enum Error {
     /// Processes came and went too fast. Trying again may help.
     #[error("the processes did not hold still: {0}")]
     Unsteady(String),
+    /// The sandbox's processes cannot be moved to another root. They are where they were.
+    #[error("its files cannot be made a layer while it runs: {0}")]
+    NotSealed(String),
     /// A system call failed.
     #[error("{what}: {source}")]
     Failed {

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod following;
+mod links;
 mod overlaid;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,8 @@ use rustix::fs::{
 use crate::error::{Context, Result};
 
 pub(crate) use ahead::is_shareable;
-pub use ahead::{FilesAhead, Shareable, is_large};
+pub use ahead::{FilesAhead, Shareable, is_large, is_much};
+pub use links::Names;
 pub use overlaid::copy_above;
 
 /// Copies a directory to a place where there is none, with owners, modes, times, attributes, hard

@@ -251,6 +251,12 @@ impl<'a> Hand<'a> {
         Ok(results.collect())
     }
 
+    /// Has a thread that stopped in the middle of its ops do the rest of them.
+    pub(crate) fn go_on(&self, tid: Pid) -> Result<()> {
+        ptrace::resume(tid, 0).context(|| "PTRACE_CONT".to_owned())?;
+        self.await_trap(tid).map(drop)
+    }
+
     /// Has a thread make a descriptor, and takes it: it is closed there even if this process dies
     /// meanwhile.
     pub(crate) fn ask_for_descriptor(&mut self, tid: Pid, call: Op) -> Result<OwnedFd> {

@@ -36,9 +36,15 @@ impl Engine {
         if live.state() != State::Running {
             return Err(live.wrong_state());
         }
-        let files = Places { copies: self.layout.new_template()?, layers: self.layout.new_base() };
-        let mut bases: Vec<_> = live.internal().bases.into_iter().map(|base| base.dir).collect();
-        bases.push(files.layers.clone());
+        self.settle_seal(live, None).await?;
+        let files = Places {
+            copies: self.layout.new_template()?,
+            layers: self.layout.new_base(),
+            seal: self.layout.new_base(),
+        };
+        let known = live.internal().bases;
+        let mut bases: Vec<_> = known.iter().map(|base| base.dir.clone()).collect();
+        bases.extend([files.layers.clone(), files.seal.clone()]);
         let _hold = self.hold_bases(bases);
         let mut names = names.into_iter();
         // What a terminal's line editor holds is taken out and put back: nobody types meanwhile.
@@ -57,14 +63,17 @@ impl Engine {
                     Err(Error::Io { .. }) if was_kept => self.take_anew(live, &files, count).await,
                     taken => taken,
                 };
+                let settled = self.settle_seal(live, Some(&files.seal)).await;
+                let taken = settled.and(taken);
                 drop((typing, turn));
                 if let Some(account) = taken.as_ref().ok().and_then(|t| t.template.account()) {
                     account.unbound(&self.cgroups);
                 }
-                let base = taken.as_ref().ok().and_then(|taken| files.base(&taken.report));
+                let bases = taken.as_ref().map(|taken| files.bases(&taken.report, known));
+                let bases = bases.unwrap_or_default();
                 let lasts = taken.as_ref().is_ok_and(|taken| taken.report.lasting > 0);
                 let keep = Some(alone).filter(|_| lasts);
-                self.make_all((live, base), begun, (taken, keep), expected, names).await
+                self.make_all((live, bases), begun, (taken, keep), expected, names).await
             }
             Err(error) => Err(error),
         };
@@ -87,13 +96,16 @@ impl Engine {
         drop(theirs);
         let internal = live.internal();
         let uppers = self.layout.sandbox(live.id()).join(internal.generation_name());
+        // Each fork may add both.
+        let has_room = internal.bases.len() + 2 <= BASES_MAX;
         let source = Source {
             init: live.info().pid.ok_or_else(|| Error::Gone(live.id().to_string()))?,
             ids: self.mode.ids(internal.slot),
             uppers: uppers.to_string_lossy().into_owned(),
             into: files.copies.to_string_lossy().into_owned(),
-            base: (internal.bases.len() < BASES_MAX)
-                .then(|| files.layers.to_string_lossy().into_owned()),
+            base: has_room.then(|| files.layers.to_string_lossy().into_owned()),
+            seal: has_room.then(|| files.seal.to_string_lossy().into_owned()),
+            layers: crate::base::layers_of_root(&internal),
         };
         // One that was killed is known to be so late, and one may have no room any more.
         if let Some(template) = kept
@@ -128,7 +140,7 @@ impl Engine {
     /// Makes the clones, the first of which is expected, from what was taken.
     async fn make_all(
         self: &Arc<Self>,
-        (source, base): (&Arc<LiveSandbox>, Option<Base>),
+        (source, bases): (&Arc<LiveSandbox>, Vec<Base>),
         begun: Instant,
         (taken, keep): (Result<Taken>, Option<Turn>),
         expected: Result<Expected>,
@@ -138,7 +150,7 @@ impl Engine {
         match (taken, expected) {
             (Ok(Taken { template, setup, report }), Ok(expected)) => {
                 let from = (template, keep, &setup);
-                let made = self.make_clones((source, base), from, expected, names).await;
+                let made = self.make_clones((source, bases), from, expected, names).await;
                 made.map(|(clones, first)| Fork {
                     clones,
                     report: fork_report(begun, took, report, first),
@@ -155,7 +167,7 @@ impl Engine {
 
     async fn make_clones(
         self: &Arc<Self>,
-        (source, base): (&Arc<LiveSandbox>, Option<Base>),
+        (source, bases): (&Arc<LiveSandbox>, Vec<Base>),
         (template, keep, setup): (Template, Option<Turn>, &Setup),
         first: Expected,
         names: impl Iterator<Item = Option<String>>,
@@ -164,9 +176,7 @@ impl Engine {
         let mut begun: Vec<(Arc<LiveSandbox>, Option<Ready>)> = Vec::new();
         let mut failed = None;
         // Until now, nobody knew of it.
-        first.live.change_in_memory(|_, internal| {
-            internal.bases.splice(..0, base.clone()).for_each(drop);
-        });
+        first.live.change_in_memory(|_, internal| internal.bases.clone_from(&bases));
         let mut next = Some(Ok(first));
         let mut names = names;
         while let Some(expected) = next.take() {
@@ -179,7 +189,7 @@ impl Engine {
                 }
             }
             if let Some(name) = names.next() {
-                next = Some(self.expect_clone(source, base.clone(), name).await);
+                next = Some(self.expect_clone(source, Some(&bases), name).await);
             }
         }
         // Whatever changes in its memory from now on is in no clone any more.
@@ -215,7 +225,7 @@ impl Engine {
     async fn expect_clone(
         self: &Arc<Self>,
         source: &LiveSandbox,
-        base: Option<Base>,
+        bases: Option<&[Base]>,
         name: Option<String>,
     ) -> Result<Expected> {
         let (id, slot) = (SandboxId::new(), self.reserve_slot()?);
@@ -229,7 +239,9 @@ impl Engine {
         let mut internal =
             Internal { slot, generation: 1, group: None, oom_kills: 0, ..source.internal() };
         internal.ephemeral = false;
-        internal.bases.splice(..0, base);
+        if let Some(bases) = bases {
+            internal.bases = bases.to_vec();
+        }
         let state = |id| self.layout.sandbox(id).to_string_lossy().into_owned();
         let of_source = state(&parent.id);
         let states = internal.sources.iter_mut().filter(|mount| mount.path == of_source);
@@ -270,13 +282,18 @@ struct Places {
     copies: PathBuf,
     /// Those that all of them share.
     layers: PathBuf,
+    /// What all of them and the original share of what it wrote.
+    seal: PathBuf,
 }
 
 impl Places {
-    /// The base of the clones, where they share anything.
-    fn base(&self, report: &TakeReport) -> Option<Base> {
-        let overlays = report.shared.clone();
-        (!overlays.is_empty()).then(|| Base { dir: self.layers.clone(), overlays })
+    /// The bases of the clones of a sandbox which had these.
+    fn bases(&self, report: &TakeReport, known: Vec<Base>) -> Vec<Base> {
+        let copied = (&self.layers, report.shared.clone());
+        let sealed = (&self.seal, report.sealed.iter().cloned().collect());
+        let new = [copied, sealed].into_iter().filter(|(_, overlays)| !overlays.is_empty());
+        let new = new.map(|(dir, overlays)| Base { dir: dir.clone(), overlays });
+        new.chain(known).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use forkyard_guest::proto::InitBody;
+use forkyard_guest::proto::{InitBody, SEALED};
 
 use super::{Engine, SETUP_WAIT};
 use crate::error::{Error, Result};
@@ -39,6 +39,8 @@ impl Engine {
             live.kill();
             return Err(error);
         }
+        // No layer of it any more, if a fork that was cut off left one.
+        self.layout.discard(&self.layout.sandbox(live.id()).join(SEALED))?;
         live.change_in_memory(|sandbox, internal| {
             sandbox.state = State::Running;
             internal.generation = next.generation;

@@ -138,6 +138,7 @@ impl Engine {
         live: &LiveSandbox,
         dir: &Path,
     ) -> Result<(Template, OwnedFd, proto::Source)> {
+        self.settle_seal(live, None).await?;
         let files = dir.join(forkyard_guest::SNAPSHOT_FILES);
         std::fs::create_dir_all(&files)
             .map_err(Error::io(format!("making {}", files.display())))?;
@@ -152,6 +153,8 @@ impl Engine {
             uppers: uppers.to_string_lossy().into_owned(),
             into: files.to_string_lossy().into_owned(),
             base: None,
+            seal: None,
+            layers: crate::base::layers_of_root(&internal),
         };
         Ok((template, holder, source))
     }

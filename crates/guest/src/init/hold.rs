@@ -3,12 +3,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use forkyard_snapshot::SealError;
 use forkyard_snapshot::picture::{Look, LookError};
 use forkyard_sys::channel::{self, Message};
 use forkyard_sys::sockets::diag;
 use forkyard_sys::terminal;
 use rustix::event::epoll;
 
+use super::seal::{Seal, no_seal};
 use super::{Command, HOLD, Init, Reply, done};
 use crate::proto::{
     CommandRecord, CommandState, Failure, HoldRequest, InitError, Malformed, Records,
@@ -66,19 +68,56 @@ impl Init<'_> {
     }
 
     /// Asked once all processes have stopped, and again with each try.
-    fn serve_holder(&self) {
-        while let Some(holder) = &self.holder
-            && let Ok(Some(message)) = channel::receive(holder)
-            && let Ok(answer) = self.answer_holder(message)
-            && channel::send(holder, &answer, &[]).is_ok()
+    fn serve_holder(&mut self) {
+        let Some(holder) = self.holder.take() else { return };
+        let mut seal = None;
+        while let Ok(Some(message)) = channel::receive(&holder)
+            && let Ok((answer, fds)) = self.answer_holder(message, &mut seal)
+            && channel::send(&holder, &answer, &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>())
+                .is_ok()
         {}
+        self.unseal(seal);
+        self.holder = Some(holder);
     }
 
-    fn answer_holder(&self, message: Message) -> Result<Vec<u8>, Malformed> {
+    fn answer_holder(
+        &mut self,
+        message: Message,
+        seal: &mut Option<Seal>,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), Malformed> {
+        let nothing = |bytes| (bytes, Vec::new());
         match decode(&message.bytes)? {
-            HoldRequest::Terminal(kept) => encode(&self.look(kept, message.fds)),
+            HoldRequest::Terminal(kept) => encode(&self.look(kept, message.fds)).map(nothing),
             HoldRequest::Sockets(request) => {
-                encode(&forkyard_snapshot::answer(&request, &message.fds))
+                encode(&forkyard_snapshot::answer(&request, &message.fds)).map(nothing)
+            }
+            HoldRequest::Seal(linked) => {
+                self.unseal(seal.take());
+                let begun = self.begin_seal(&linked).map(|begun| *seal = Some(begun));
+                encode(&begun.map_err(|failure| failure.to_string())).map(nothing)
+            }
+            HoldRequest::Open(openings) => {
+                let opened = seal.as_ref().map_or_else(|| Err(no_seal()), |it| it.open(&openings));
+                let (answer, fds) = match opened {
+                    Ok(fds) => (Ok(()), fds),
+                    Err(failure) => (Err(failure.to_string()), Vec::new()),
+                };
+                Ok((encode::<Result<(), String>>(&answer)?, fds))
+            }
+            HoldRequest::WaitAt(doors) => {
+                let known = seal.as_mut().map(|seal| seal.wait_at(doors, message.fds));
+                encode(&known.ok_or_else(|| no_seal().to_string())).map(nothing)
+            }
+            HoldRequest::Commit => {
+                let done = match seal.take() {
+                    Some(seal) => self.commit_seal(seal),
+                    None => Err(SealError::NotMoved(no_seal().to_string())),
+                };
+                encode(&done).map(nothing)
+            }
+            HoldRequest::Unseal => {
+                self.unseal(seal.take());
+                encode(&()).map(nothing)
             }
         }
     }
@@ -152,6 +191,7 @@ impl Init<'_> {
             terminal_device: rustix::fs::stat("/dev/pts").map_or(0, |stat| stat.st_dev),
             last_pid: crate::sysctl::last_pid(),
             program: self.program,
+            gone: self.gone.clone(),
         }
     }
 }

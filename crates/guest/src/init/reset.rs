@@ -37,6 +37,7 @@ impl Init<'_> {
         self.drop_hooks();
         self.strays.clear();
         self.program = None;
+        self.gone.clear();
         self.session = None;
         // Shared memory, semaphores and queues outlive processes.
         process::unshare(&self.proof, CloneFlags::IPC)

@@ -19,6 +19,11 @@ pub struct Source {
     /// Directory to be made, absolute, for copies of large uppers, a layer for all clones each; none
     /// where each sandbox shall have its own.
     pub base: Option<String>,
+    /// Where the directory [`SEALED`](super::SEALED) will be, if the upper of the root may become a
+    /// layer of the sandbox itself, too.
+    pub seal: Option<String>,
+    /// Layers of the root's overlay that belong to bases of the sandbox, the topmost first, absolute.
+    pub layers: Vec<String>,
 }
 
 /// What a snapshot says of itself.

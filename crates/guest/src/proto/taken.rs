@@ -1,5 +1,8 @@
 //! What is told when a picture of a sandbox is taken.
 
+use forkyard_snapshot::Opening;
+#[cfg(doc)]
+use forkyard_snapshot::SealError;
 use serde::{Deserialize, Serialize};
 
 use super::{CommandState, Setup};
@@ -20,7 +23,13 @@ pub struct TakeReport {
     pub lasting: u64,
     /// Names of the overlays whose uppers are in [`Source::base`](super::Source::base).
     pub shared: Vec<String>,
+    /// The overlay whose upper was moved to [`SEALED`], a layer of the sandbox itself by now.
+    pub sealed: Option<String>,
 }
+
+/// The directory beside a sandbox's generations where an upper is that became a layer, with its
+/// overlay's name, until the server gives it another place.
+pub const SEALED: &str = "sealed";
 
 /// Why no picture was taken. The sandbox goes on as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -63,6 +72,9 @@ pub struct Records {
     pub last_pid: u32,
     /// Where its processes keep the programs that they were built by, where it is a clone.
     pub program: Option<u64>,
+    /// Devices of the roots that it had before, the oldest first: one for each upper that became a
+    /// layer since it was made or reset.
+    pub gone: Vec<u64>,
 }
 
 /// A command that runs, for a picture.
@@ -96,6 +108,18 @@ pub enum HoldRequest {
     Terminal(Option<u32>),
     /// Look into the sockets that come along; answered by a [`forkyard_snapshot::Answer`].
     Sockets(forkyard_snapshot::Request),
+    /// Make another root: the upper of this one becomes a layer of it, and the files in it that
+    /// have these names, from its top, are copied above. Answered, as the two that follow, by
+    /// nothing or by what went wrong.
+    Seal(Vec<Vec<u8>>),
+    /// Open files there. With the answer: the descriptors.
+    Open(Vec<Opening>),
+    /// Processes wait for these addresses at the sockets that come along.
+    WaitAt(Vec<u64>),
+    /// Make it the root, and tell all processes so. Answered by nothing or a [`SealError`].
+    Commit,
+    /// Forget it.
+    Unseal,
 }
 
 /// The session's shell, for a picture.

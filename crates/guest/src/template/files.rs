@@ -4,12 +4,17 @@
 //! goes on, and looked through again in the stop. Files in memory are copied in the stop: when one
 //! of them was changed is not always told.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use forkyard_snapshot::{Error, FilesAhead, Picture, Subject, copy_above, copy_tree, is_large};
+use forkyard_snapshot::{
+    Error, FilesAhead, Movable, Names, Picture, Subject, copy_above, copy_tree, is_large, is_much,
+    mount_id,
+};
 
 use super::{Subjects, TELL, Take};
 use crate::proto::{Ids, Layer, Records, TakeError, TakeReport};
@@ -23,31 +28,100 @@ pub(super) struct Files<'a> {
     ahead: FilesAhead,
     /// How long it took to copy files ahead, where that was done.
     took: Option<Duration>,
+    /// The upper that becomes a layer of the sandbox itself, too, and is not copied at all.
+    sealing: Option<Sealing>,
 }
+
+/// An upper that becomes a layer.
+struct Sealing {
+    /// Its overlay's name.
+    name: String,
+    upper: PathBuf,
+    names: Names,
+    /// Where its copy goes otherwise.
+    copy: (PathBuf, PathBuf, String),
+    /// Names of files in it that have several, once it is a layer.
+    linked: Option<Vec<Vec<u8>>>,
+}
+
+/// Most names of files that have several, which are copied in the stop where the rest of an upper
+/// becomes a layer.
+const LINKED_MOST: usize = 64;
+
+/// The same of their bytes.
+const LINKED_BYTES: u64 = 1 << 20;
 
 impl<'a> Files<'a> {
     /// Copies large uppers while the sandbox goes on.
     pub(super) fn ahead(what: &'a Take, holder: &OwnedFd) -> Result<Self, TakeError> {
         let begun = Instant::now();
-        let nothing = Self { what, ahead: FilesAhead::default(), took: None };
+        let nothing = Self { what, ahead: FilesAhead::default(), took: None, sealing: None };
         if !any_is_large(Path::new(&what.uppers)) {
             return Ok(nothing);
         }
         let Subjects { records, root: _root, subject, _ipc } = Subjects::ask(what, holder, TELL)?;
-        let dirs = uppers(what, &records).into_iter();
-        let large = dirs.filter(|(from, ..)| is_large(from));
-        let ahead = FilesAhead::copy(&subject, large.collect());
-        Ok(Self { ahead, took: Some(begun.elapsed()), ..nothing })
+        let mut large = uppers(what, &records);
+        let sealing = Self::look(what, &records, &large);
+        large.retain(|(from, ..)| {
+            sealing.as_ref().is_none_or(|sealing| *from != sealing.upper) && is_large(from)
+        });
+        let ahead = FilesAhead::copy(&subject, large);
+        Ok(Self { ahead, took: Some(begun.elapsed()), sealing, ..nothing })
     }
 
-    /// Copies the rest while all is stopped; of file systems in memory too, if asked.
+    /// Looks whether the upper of the root may become a layer, and is worth it.
+    fn look(
+        what: &Take,
+        records: &Records,
+        uppers: &[(PathBuf, PathBuf, String)],
+    ) -> Option<Sealing> {
+        what.seal.as_ref()?;
+        let copy = uppers.first().cloned()?;
+        let upper = copy.0.clone();
+        let name = records.setup.overlays.first()?.name.clone();
+        // Who answers a file request is not stopped.
+        let is_wanted = records.workers.is_empty() && is_much(&upper);
+        let names = is_wanted.then(|| Names::read(&upper).ok())??;
+        Some(Sealing { name, upper, names, copy, linked: None })
+    }
+
+    /// Whether an upper is to become a layer.
+    pub(super) fn is_sealing(&self) -> bool {
+        self.sealing.is_some()
+    }
+
+    /// The root whose upper it is.
+    pub(super) fn movable(&self, root: &OwnedFd) -> Option<Movable> {
+        let upper = self.sealing.as_ref()?.upper.clone();
+        Some(Movable { mount: mount_id(root).ok()?, upper })
+    }
+
+    /// Notes that it is one by now.
+    pub(super) fn sealed(&mut self, linked: Vec<Vec<u8>>) {
+        if let Some(sealing) = &mut self.sealing {
+            sealing.linked = Some(linked);
+        }
+    }
+
+    /// Has it copied, since it cannot be one.
+    pub(super) fn copy_instead(&mut self, subject: &Subject) {
+        let begun = Instant::now();
+        let Some(sealing) = self.sealing.take() else { return };
+        let copied = std::mem::take(&mut self.ahead);
+        self.ahead = copied.copy_too(subject, vec![sealing.copy]);
+        self.took = self.took.map(|took| took + begun.elapsed());
+    }
+
+    /// Copies the rest while all is stopped; of file systems in memory too, if asked. Gives the names
+    /// of files that have several in the upper that is to become a layer.
     pub(super) fn finish(
         &mut self,
         subject: &Subject,
         records: &Records,
         root: &OwnedFd,
         in_memory: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let linked = self.sealing.as_mut().map(Sealing::linked).transpose()?;
         let uppers = uppers(self.what, records);
         let into = Path::new(&self.what.into);
         let ahead =
@@ -59,7 +133,8 @@ impl<'a> Files<'a> {
             }
         }
         for (from, to, _) in &uppers {
-            if !self.ahead.has(from) && !is_untouched(from) {
+            let is_layer = self.sealing.as_ref().is_some_and(|sealing| sealing.upper == *from);
+            if !is_layer && !self.ahead.has(from) && !is_untouched(from) {
                 copy_tree(from, to, 0)?;
             }
         }
@@ -72,7 +147,7 @@ impl<'a> Files<'a> {
                 copy_tree(&from, &into.join(name), shift)?;
             }
         }
-        Ok(())
+        Ok(linked.unwrap_or_default())
     }
 
     /// Makes layers for all clones of what is too large for each to have its own copy, where there
@@ -88,6 +163,10 @@ impl<'a> Files<'a> {
             return Ok(Vec::new());
         }
         let mut shared = Vec::new();
+        if let Some((sealing, seal)) = self.sealing.as_ref().zip(self.what.seal.as_ref()) {
+            let (name, linked) = (sealing.name.clone(), sealing.linked.clone().unwrap_or_default());
+            shared.push(Shared { layer: Path::new(seal).join(&name), name, linked });
+        }
         for overlay in &records.setup.overlays {
             let upper = Path::new(&self.what.uppers).join(&overlay.name);
             let Some(copy) = self.ahead.shareable(&upper) else { continue };
@@ -101,12 +180,31 @@ impl<'a> Files<'a> {
         Ok(shared)
     }
 
-    /// Adds what it took to copy files before the stop.
+    /// Adds what it took to copy files before the stop, and what became of them.
     pub(super) fn add_to(&self, report: &mut TakeReport) {
+        if let Some(sealing) = &self.sealing {
+            report.shared.retain(|name| *name != sealing.name);
+            report.sealed = Some(sealing.name.clone());
+        }
         if let Some(took) = self.took {
             report.stopped_us += self.ahead.stopped().as_micros() as u64;
             report.parts.insert(0, ("files ahead".to_owned(), took.as_micros() as u64));
         }
+    }
+}
+
+impl Sealing {
+    /// Names of files that have several, if these are few.
+    fn linked(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+        let linked = self.names.linked()?;
+        let bytes = linked.iter().take(LINKED_MOST + 1).map(|name| {
+            let path = self.upper.join(OsStr::from_bytes(name));
+            path.symlink_metadata().map_or(0, |stat| stat.blocks() * 512)
+        });
+        if bytes.sum::<u64>() > LINKED_BYTES || linked.len() > LINKED_MOST {
+            return Err(Error::NotSealed("many files have several names".to_owned()));
+        }
+        Ok(linked)
     }
 }
 

@@ -119,7 +119,12 @@ impl Capture<'_> {
                 remote::compare(Kind::File, other, own).context(|| "kcmp".to_owned())
             })?;
             let description = match found {
-                Ok(known) => known,
+                Ok(known) => {
+                    if let Some(seats) = &mut self.seats {
+                        seats.refer(&info, known);
+                    }
+                    known
+                }
                 Err(place) => {
                     let copy = pidfd_getfd(&pidfd, number.cast_signed(), PidfdGetfdFlags::empty())
                         .context(|| "pidfd_getfd".to_owned())?;
@@ -128,6 +133,10 @@ impl Capture<'_> {
                     let seen = Seen { pid, inner, name, number, link, info, copy, stat };
                     let description = self.describe(&seen, locks)?;
                     let index = self.descriptions.all.len();
+                    if let Some(seats) = &mut self.seats {
+                        seats.describe(&seen, &description, index);
+                        seats.refer(&seen.info, index);
+                    }
                     self.descriptions.all.push(description);
                     let flags = fcntl_getfl(&seen.copy).context(|| "fcntl F_GETFL".to_owned())?;
                     if flags.contains(OFlags::CLOEXEC) {

@@ -133,11 +133,15 @@ impl Capture<'_> {
             && mapping.name.starts_with(b"/")
             && mapping.name.ends_with(DELETED)
             && !self.is_at(&mapping.name, mapping.device(), mapping.inode);
+        let gone = gone
+            || mapping.inode != 0
+                && mapping.name.starts_with(b"/")
+                && self.has_changed_since(mapping.device(), mapping.inode, &mapping.name);
         gone.then(|| Key::File(mapping.device(), mapping.inode))
     }
 
     /// Whether a mapping belongs to a file system in memory.
-    fn in_memory(&self, mapping: &Mapping) -> bool {
+    pub(super) fn in_memory(&self, mapping: &Mapping) -> bool {
         mapping.device() == self.memory_device || self.memory_files.contains(&mapping.device())
     }
 

@@ -191,7 +191,12 @@ impl Capture<'_> {
     /// The program of a process.
     pub(super) fn read_program(&mut self, pid: Pid) -> Result<FileRef> {
         let path = proc::link(pid, "exe")?;
-        let Some(gone) = path.strip_suffix(DELETED) else { return Ok(FileRef::Path(path)) };
+        let stat = follow(pid, "exe")?;
+        let gone = path.strip_suffix(DELETED);
+        if gone.is_none() && !self.has_changed_since(stat.st_dev, stat.st_ino, &path) {
+            return Ok(FileRef::Path(path));
+        }
+        let gone = gone.unwrap_or(&path);
         let file = format!("/proc/{pid}/exe");
         let program = open(file.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let program = program.context(|| format!("opening {file}"))?;

@@ -105,7 +105,7 @@ impl Capture<'_> {
             no_huge_pages: status.words("THP_enabled").next() == Some("0"),
         };
         let memory = self.read_memory(pid, inner, stat, &mappings, &told)?;
-        Ok(Alive {
+        let alive = Alive {
             threads,
             memory,
             descriptors,
@@ -129,7 +129,9 @@ impl Capture<'_> {
                 barriers: leader.barriers,
                 processor_state: leader.processor_state,
             },
-        })
+        };
+        self.note_seat(stopped, (inner, &stat.name), vdso, &mappings, &alive)?;
+        Ok(alive)
     }
 
     /// What can be seen to be in the way before anything is touched.

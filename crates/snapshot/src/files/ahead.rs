@@ -41,7 +41,7 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(100);
 
 /// How far the times of changes may be behind the clock: a tick is 10 ms at most.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
 
 /// How often it is tried to have all stand still.
 const TRIES: u32 = 5;
@@ -55,7 +55,16 @@ pub(crate) fn is_shareable(entries: u64, bytes: u64, linked: &[Vec<u8>]) -> bool
 /// Whether it is worth while to copy what is in a directory ahead.
 #[must_use]
 pub fn is_large(dir: &Path) -> bool {
-    let mut left = Work { entries: FEW, bytes: LITTLE };
+    has_more_than(dir, Work { entries: FEW, bytes: LITTLE })
+}
+
+/// Whether there is so much in a directory that sandboxes share it rather than have a copy each.
+#[must_use]
+pub fn is_much(dir: &Path) -> bool {
+    has_more_than(dir, Work { entries: MANY - 1, bytes: MUCH - 1 })
+}
+
+fn has_more_than(dir: &Path, mut left: Work) -> bool {
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -97,9 +106,15 @@ impl FilesAhead {
     /// below which path the sandbox sees it. Those that cannot be followed are left out.
     #[must_use]
     pub fn copy(subject: &Subject, dirs: Vec<(PathBuf, PathBuf, String)>) -> Self {
+        Self::default().copy_too(subject, dirs)
+    }
+
+    /// Copies more of them in the same way.
+    #[must_use]
+    pub fn copy_too(self, subject: &Subject, dirs: Vec<(PathBuf, PathBuf, String)>) -> Self {
         let dirs = dirs.into_iter().filter(|(from, ..)| can_follow(from));
-        let all = dirs.map(|(from, to, place)| (Following::new(from, to), place)).collect();
-        let mut copies = Self { all, stopped: Duration::ZERO };
+        let mut copies = self;
+        copies.all.extend(dirs.map(|(from, to, place)| (Following::new(from, to), place)));
         let end = Instant::now() + LONG;
         for _ in 0..PASSES {
             let begun = Instant::now();
