@@ -11,7 +11,7 @@ use super::host::Host;
 
 /// The format that this program writes, and the only one that it reads: a number more whenever
 /// anything in it, a picture's types included, means something else than before.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// The first words of a header.
 const MAGIC: &str = "forkyard snapshot ";
