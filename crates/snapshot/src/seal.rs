@@ -125,17 +125,12 @@ fn prepare<'a>(
     sealer: &mut dyn Sealer,
     waiting: &mut Vec<Door<'a>>,
 ) -> Result<()> {
-    let asking = || "having init make another root".to_owned();
-    let not = |why: String| Error::NotSealed(why);
-    sealer.begin().context(asking)?.map_err(not)?;
+    sealer.begin().context(asking)?.map_err(Error::NotSealed)?;
     let mut files: BTreeMap<usize, OwnedFd> = BTreeMap::new();
     let all: Vec<_> = open.iter().collect();
     for some in all.chunks(AT_ONCE) {
         let openings: Vec<_> = some.iter().map(|(_, opening)| (*opening).clone()).collect();
-        let opened = sealer.open(&openings).context(asking)?.map_err(not)?;
-        if opened.len() != openings.len() {
-            return Err(Error::NotSealed("init opened too few files".to_owned()));
-        }
+        let opened = open_all(sealer, &openings)?;
         files.extend(some.iter().map(|(index, _)| **index).zip(opened));
     }
     let mut directories: BTreeMap<&[u8], OwnedFd> = BTreeMap::new();
@@ -147,7 +142,7 @@ fn prepare<'a>(
         let opening =
             |path: &&[u8]| Opening { path: path.to_vec(), flags, position: 0, copied: false };
         let openings: Vec<_> = some.iter().map(opening).collect();
-        let opened = sealer.open(&openings).context(asking)?.map_err(not)?;
+        let opened = open_all(sealer, &openings)?;
         directories.extend(some.iter().copied().zip(opened));
     }
     let mut sockets = Vec::with_capacity(seats.len());
@@ -162,9 +157,22 @@ fn prepare<'a>(
     let addresses: Vec<u64> = waiting.iter().map(|door| door.address).collect();
     for (some, sockets) in addresses.chunks(AT_ONCE).zip(sockets.chunks(AT_ONCE)) {
         let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        sealer.wait_at(some, &sockets).context(asking)?.map_err(not)?;
+        sealer.wait_at(some, &sockets).context(asking)?.map_err(Error::NotSealed)?;
     }
     Ok(())
+}
+
+fn asking() -> String {
+    "having init make another root".to_owned()
+}
+
+fn open_all(sealer: &mut dyn Sealer, openings: &[Opening]) -> Result<Vec<OwnedFd>> {
+    let opened = sealer.open(openings).context(asking)?.map_err(Error::NotSealed)?;
+    // A process that has all descriptors that it may have gets no more.
+    if opened.len() < openings.len() {
+        return Err(Error::NotSealed("too many files are open".to_owned()));
+    }
+    Ok(opened)
 }
 
 /// A process that waits to be moved.

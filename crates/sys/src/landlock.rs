@@ -2,7 +2,8 @@
 //! directory, even for a command that got hold of a way around the mount namespace.
 //!
 //! Every file access that the kernel's Landlock knows is handled, and all of them are allowed
-//! beneath one directory, the sandbox's `/`. Paths are judged by where they lie, walking up over
+//! beneath the sandbox's `/`, and beneath the directory above it where its next root will be: what it
+//! wrote may become a layer of another root while it runs. Paths are judged by where they lie, walking up over
 //! mount points to the root of the mount namespace: what lies below the sandbox's root, its /proc,
 //! /dev and volumes too, is allowed; a directory descriptor of the host's that leaked, or a path
 //! of another mount namespace, is not. Pipes, sockets and memfds have no path and are not judged;

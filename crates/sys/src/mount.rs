@@ -142,18 +142,6 @@ pub fn detach(root: impl AsFd) -> io::Result<()> {
     Ok(done?)
 }
 
-/// Has nobody write to a file system any more that `root` is of.
-///
-/// # Errors
-/// `EBUSY` when a file of it is open for writing.
-pub fn make_read_only(root: impl AsFd) -> io::Result<()> {
-    use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fspick};
-    let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
-    let context = fspick(root, "", flags)?;
-    fsconfig_set_flag(&context, "ro")?;
-    Ok(fsconfig_reconfigure(&context)?)
-}
-
 /// The root that was left for another.
 #[derive(Debug)]
 #[must_use]

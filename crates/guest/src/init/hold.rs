@@ -105,8 +105,9 @@ impl Init<'_> {
                 Ok((encode::<Result<(), String>>(&answer)?, fds))
             }
             HoldRequest::WaitAt(doors) => {
-                let known = seal.as_mut().map(|seal| seal.wait_at(doors, message.fds));
-                encode(&known.ok_or_else(|| no_seal().to_string())).map(nothing)
+                let seal = seal.as_mut().ok_or_else(no_seal);
+                let known = seal.and_then(|seal| seal.wait_at(doors, message.fds));
+                encode(&known.map_err(|failure| failure.to_string())).map(nothing)
             }
             HoldRequest::Commit => {
                 let done = match seal.take() {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use forkyard_snapshot::{Opening, SealError, mount_id};
-use forkyard_sys::mount::{self, attach_mount_on, open_dir};
+use forkyard_sys::mount::{self, MountAttr, RDONLY, attach_mount_on, mount_setattr, open_dir};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags, SeekFrom, openat2, seek};
 use rustix::io::Errno;
@@ -68,8 +68,17 @@ impl Seal {
     }
 
     /// Takes in where processes wait.
-    pub(super) fn wait_at(&mut self, doors: Vec<u64>, sockets: Vec<OwnedFd>) {
+    pub(super) fn wait_at(
+        &mut self,
+        doors: Vec<u64>,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        // The kernel drops those for which this process has no numbers.
+        if sockets.len() != doors.len() {
+            return Err(Failure::new("taking sockets of processes", &Errno::MFILE.into()));
+        }
         self.doors.extend(doors.into_iter().zip(sockets));
+        Ok(())
     }
 
     /// Tells all processes to move, and whether all have, or are gone.
@@ -126,8 +135,11 @@ impl Init<'_> {
         let (device, old) = moved;
         self.builder.keep_sealed(&mut self.setup, seal.sealed);
         self.gone.push(device);
-        // It takes the old root's part that nobody writes to: clones read what is in it.
-        let closed = mount::make_read_only(old.dir());
+        // Nobody is to write there any more: clones read what is in it. The kernel says who does. Of
+        // the whole file system it would be said as well, but all that is known of its files would
+        // be thrown away, in milliseconds for each thousand.
+        let read_only = MountAttr { set: RDONLY, ..MountAttr::default() };
+        let closed = mount_setattr(old.dir(), read_only);
         let detached = old.detach();
         match (all_moved, closed.and(detached)) {
             (true, Ok(())) => Ok(()),

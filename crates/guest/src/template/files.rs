@@ -80,8 +80,11 @@ impl<'a> Files<'a> {
         let upper = copy.0.clone();
         let name = records.setup.overlays.first()?.name.clone();
         // Who answers a file request is not stopped.
-        let is_wanted = records.workers.is_empty() && is_much(&upper);
-        let names = is_wanted.then(|| Names::read(&upper).ok())??;
+        let may_be = records.workers.is_empty() && is_large(&upper);
+        let names = may_be.then(|| Names::read(&upper).ok())??;
+        if !is_much(&upper, &names) {
+            return None;
+        }
         Some(Sealing { name, upper, names, copy, linked: None })
     }
 

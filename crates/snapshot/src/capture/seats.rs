@@ -115,6 +115,9 @@ impl Seats {
         if !can_move || half_read || description.owner.is_some() || flags & ASYNC != 0 {
             return self.refuse(seen.place());
         }
+        if kind == FileType::RegularFile && !is_path && is_database(seen) {
+            return self.refuse(format!("{} is a database of SQLite", seen.place()));
+        }
         let is_in_upper = kind == FileType::RegularFile && !is_path && self.is_in_upper(path);
         if is_in_upper {
             self.copied = self.copied.saturating_add(seen.stat.st_blocks as u64 * 512);
@@ -142,7 +145,9 @@ impl Seats {
     /// Takes in what a process has mapped; `is_memory` tells of which file systems nothing moves.
     fn map(&mut self, mappings: &[Mapping], is_memory: impl Fn(&Mapping) -> bool) {
         let shared = mappings.iter().filter(|mapping| {
-            mapping.flags.contains(b"sh") && mapping.name.starts_with(b"/") && mapping.inode != 0
+            mapping.permissions.last() == Some(&b's')
+                && mapping.name.starts_with(b"/")
+                && mapping.inode != 0
         });
         for mapping in shared.filter(|mapping| !is_memory(mapping)) {
             if mapping.flags.contains(b"mw") || self.is_in_upper(&mapping.name) {
@@ -263,6 +268,16 @@ impl Capture<'_> {
 
 /// Files of roots that are gone, and whether they have changed since.
 pub(super) type Changed = RefCell<HashMap<(u64, u64, Vec<u8>), bool>>;
+
+/// Whether a file is a database of SQLite, which tells files from one another by device and inode: a
+/// process that has one open, and opens it again with another device, takes it for another, and its
+/// locks keep nobody out any more.
+fn is_database(seen: &Seen<'_>) -> bool {
+    const MAGIC: &[u8] = b"SQLite format 3\0";
+    let mut start = [0; MAGIC.len()];
+    matches!(rustix::io::pread(&seen.copy, &mut start, 0), Ok(count) if count == MAGIC.len())
+        && start == MAGIC
+}
 
 /// Whether anything is at a path of a layer.
 fn is_at(layer: &Path, path: &[u8]) -> bool {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::following::{Following, Inodes, Moment, Work, can_follow};
+use super::links::Names;
 use crate::capture::{DELETED, Subject, hold_still};
 use crate::error::{Error, Result};
 use crate::proc;
@@ -58,10 +59,11 @@ pub fn is_large(dir: &Path) -> bool {
     has_more_than(dir, Work { entries: FEW, bytes: LITTLE })
 }
 
-/// Whether there is so much in a directory that sandboxes share it rather than have a copy each.
+/// Whether there is so much in a directory, with these names, that sandboxes share it rather than
+/// have a copy each.
 #[must_use]
-pub fn is_much(dir: &Path) -> bool {
-    has_more_than(dir, Work { entries: MANY - 1, bytes: MUCH - 1 })
+pub fn is_much(dir: &Path, names: &Names) -> bool {
+    names.count() >= MANY || has_more_than(dir, Work { entries: MANY - 1, bytes: MUCH - 1 })
 }
 
 fn has_more_than(dir: &Path, mut left: Work) -> bool {

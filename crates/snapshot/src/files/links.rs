@@ -52,6 +52,12 @@ impl Names {
         Ok(names)
     }
 
+    /// How many there are that are not of directories, as far as is known.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.values().map(|count| u64::from(*count)).sum()
+    }
+
     /// Reads again what has changed, while nothing changes any more: the names of all files that
     /// have several, in order.
     ///
