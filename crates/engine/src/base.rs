@@ -114,18 +114,17 @@ impl Engine {
         if !sealed.exists() {
             return Ok(());
         }
-        let dir = match internal.bases.first().filter(|base| !base.dir.exists()) {
-            // It was written down already.
-            Some(base) => base.dir.clone(),
-            None => {
-                let dir = dir.map_or_else(|| self.layout.new_base(), Path::to_owned);
-                let base = Base { dir: dir.clone(), overlays: vec![root] };
-                live.change("layer", &dir.display().to_string(), |_, internal| {
-                    internal.bases.insert(0, base);
-                })?;
-                dir
-            }
-        };
+        // It may be written down already.
+        let known = internal.bases.first().filter(|base| !base.dir.exists());
+        let known = known.map(|base| base.dir.clone());
+        let place = || dir.map_or_else(|| self.layout.new_base(), Path::to_owned);
+        let (dir, is_new) = known.map_or_else(|| (place(), true), |dir| (dir, false));
+        if is_new {
+            let base = Base { dir: dir.clone(), overlays: vec![root] };
+            live.change("layer", &dir.display().to_string(), |_, internal| {
+                internal.bases.insert(0, base);
+            })?;
+        }
         std::fs::rename(&sealed, &dir)
             .map_err(Error::io(format!("moving a layer to {}", dir.display())))
     }

@@ -122,7 +122,7 @@ fn files_are_the_same_in_original_and_clones_which_go_their_own_ways() {
 
 /// Has files open in many ways, in two processes that share them, and tells by commands from a
 /// fifo.
-const HOLDER: &str = r#"
+const HOLDER: &str = r"
 import os, sys
 os.makedirs('/made/a/b', exist_ok=True)
 open('/made/text', 'w').write('one\ntwo\nthree\n')
@@ -148,7 +148,7 @@ while True:
         except Exception as error:
             said = repr(error)
         open('/tmp/told', 'w').write(said + '\n')
-"#;
+";
 
 /// A sandbox in which [`HOLDER`] runs.
 fn holder(server: &TestServer) -> Sandbox<'_> {

@@ -232,7 +232,7 @@ impl<'a> Door<'a> {
             let _ = hand.go_on(seat.pid);
         }
         let (numbers, socket, gifts) = ready?;
-        Self::wait(hand, seat, numbers, gifts, directory.is_some(), first)
+        Self::wait(hand, seat, numbers, &gifts, directory.is_some(), first)
             .map(|door| (door, socket))
     }
 
@@ -352,7 +352,7 @@ impl<'a> Door<'a> {
         hand: Hand<'a>,
         seat: &Seat,
         numbers: [u64; 2],
-        gifts: Vec<u64>,
+        gifts: &[u64],
         is_going: bool,
         first: u64,
     ) -> Result<Self> {
@@ -366,7 +366,7 @@ impl<'a> Door<'a> {
         let (word_at, scratch) = (data, data + 8);
         let receive = |to: u64| call(libc::SYS_recvfrom, [numbers[0], to, 8, 0, 0, 0]);
         let mut all = vec![close(numbers[1]), receive(first_argument(op(2))), Op::jump(op(end))];
-        for ((number, close_on_exec, _), gift) in seat.files.iter().zip(&gifts) {
+        for ((number, close_on_exec, _), gift) in seat.files.iter().zip(gifts) {
             let flags = if *close_on_exec { libc::O_CLOEXEC as u64 } else { 0 };
             all.push(call(libc::SYS_dup3, [*gift, u64::from(*number), flags, 0, 0, 0]));
         }

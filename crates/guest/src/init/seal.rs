@@ -116,7 +116,7 @@ impl Init<'_> {
         let Some(Seal { sealed, doors }) = seal else { return };
         // Without a word they let go of what they were given.
         drop(doors);
-        if self.builder.unseal(&self.setup, sealed).is_err() {
+        if self.builder.unseal(&self.setup, &sealed).is_err() {
             // What it wrote is not where anybody would look for it: it cannot go on for long.
             self.deadline = Some(0);
         }
@@ -190,7 +190,7 @@ fn move_mount(from: &OwnedFd, to: &OwnedFd, path: &str) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
     let place = |root: &OwnedFd| openat2(root, path, flags, Mode::empty(), how);
-    Ok(attach_mount_on(place(from)?, place(to)?)?)
+    attach_mount_on(place(from)?, place(to)?)
 }
 
 /// Where something is mounted right in a root, the one of this process: paths from there.

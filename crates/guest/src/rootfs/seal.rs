@@ -40,7 +40,7 @@ impl Builder {
     }
 
     /// Forgets another root.
-    pub(crate) fn unseal(&mut self, setup: &Setup, sealed: Sealed) -> Result<(), Failure> {
+    pub(crate) fn unseal(&mut self, setup: &Setup, sealed: &Sealed) -> Result<(), Failure> {
         let detached = mount::detach(&sealed.root);
         move_upper_back(source(&self.mounts, setup.state)?, setup, &first(setup)?.name)?;
         detached.map_err(|e| Failure::new("letting go of another root", &e))

@@ -199,13 +199,14 @@ impl<'a> Files<'a> {
 impl Sealing {
     /// Names of files that have several, if these are few.
     fn linked(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        let linked = self.names.linked()?;
+        let many = || Error::NotSealed("many files have several names".to_owned());
+        let linked = self.names.linked(LINKED_MOST)?.ok_or_else(many)?;
         let bytes = linked.iter().take(LINKED_MOST + 1).map(|name| {
             let path = self.upper.join(OsStr::from_bytes(name));
             path.symlink_metadata().map_or(0, |stat| stat.blocks() * 512)
         });
         if bytes.sum::<u64>() > LINKED_BYTES || linked.len() > LINKED_MOST {
-            return Err(Error::NotSealed("many files have several names".to_owned()));
+            return Err(many());
         }
         Ok(linked)
     }

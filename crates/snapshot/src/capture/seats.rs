@@ -15,7 +15,7 @@ use super::Capture;
 use super::descriptors::Seen;
 use crate::error::{Context, Result};
 use crate::picture::events::Event;
-use crate::picture::{Alive, Description, DescriptionKind, FileRef, Picture};
+use crate::picture::{Alive, Description, DescriptionKind, FileRef, Picture, Process};
 use crate::proc::{FdInfo, Mapping};
 use crate::seal::Opening;
 use crate::seize::Stopped;
@@ -192,7 +192,7 @@ impl Seats {
         if half_read {
             self.refuse("a directory that is read in part");
         }
-        if picture.processes.iter().any(|process| process.is_stopped()) {
+        if picture.processes.iter().any(Process::is_stopped) {
             self.refuse("a process is stopped for job control");
         }
     }
