@@ -14,6 +14,7 @@ use crate::model::{SandboxId, SnapshotId};
 ///      /images/                   layers, see forkyard-image
 ///      /sandboxes/ID/identity/    layer with the files that carry its name
 ///      /sandboxes/ID/GENERATION/  uppers of a sandbox since its last reset
+///      /sandboxes/ID/sealed/      one that became a layer, on its way to /bases/
 ///      /run/ID                    socket of a sandbox's init
 ///      /sandboxes/ID/paused/      a sandbox while it is paused, of the form of a snapshot
 ///      /snapshots/ID/             snapshots; with `.part` behind the name until all is there; one

@@ -124,7 +124,9 @@ impl Held {
                     files.sealed(linked.take());
                     break taken;
                 }
-                Err(Error::NotSealed(_)) if files.is_sealing() => files.copy_instead(&subject),
+                Err(Error::NotSealed { stopped, .. }) if files.is_sealing() => {
+                    files.copy_instead(&subject, stopped);
+                }
                 Err(Error::Unsteady(_)) if try_again(tries) => {}
                 // With what earlier pictures left, there may be no room.
                 Err(Error::Failed { .. }) if std::mem::take(&mut resumed) => copies.forget(),
@@ -402,7 +404,7 @@ fn take_error(error: &Error) -> TakeError {
     match error {
         Error::Refused { .. } => TakeError::Refused(error.to_string()),
         Error::Unsteady(_) => TakeError::Unsteady(error.to_string()),
-        Error::Failed { .. } | Error::NotSealed(_) => TakeError::Failed(error.to_string()),
+        Error::Failed { .. } | Error::NotSealed { .. } => TakeError::Failed(error.to_string()),
     }
 }
 

@@ -220,14 +220,16 @@ pub fn take<T, U>(
         read => read?,
     }
     times.mark("read");
-    if let Some(why) = capture.seats.as_ref().and_then(Seats::why_not) {
-        return Err(Error::NotSealed(why.to_owned()));
-    }
-    let with = meanwhile()?;
-    times.mark("files");
     let Capture { mut picture, descriptions, loose, seats, .. } = capture;
+    let in_vain = |error: Error| error.after(times.since_stop());
+    if let Some(why) = seats.as_ref().and_then(Seats::why_not) {
+        return Err(in_vain(Error::not_sealed(why)));
+    }
+    let with = meanwhile().map_err(in_vain)?;
+    times.mark("files");
     if let Some((seats, sealer)) = seats.zip(sealer) {
-        crate::seal::seal(&tree, &machine.tail, &seats.all, &seats.open, sealer)?;
+        crate::seal::seal(&tree, &machine.tail, &seats.all, &seats.open, sealer)
+            .map_err(|error| error.after(times.since_stop()))?;
         times.mark("seal");
     }
     picture.descriptions = descriptions.all;

@@ -19,8 +19,13 @@ pub enum Error {
     #[error("the processes did not hold still: {0}")]
     Unsteady(String),
     /// The sandbox's processes cannot be moved to another root. They are where they were.
-    #[error("its files cannot be made a layer while it runs: {0}")]
-    NotSealed(String),
+    #[error("its files cannot be made a layer while it runs: {why}")]
+    NotSealed {
+        /// What is in the way.
+        why: String,
+        /// How long they stood still.
+        stopped: std::time::Duration,
+    },
     /// A system call failed.
     #[error("{what}: {source}")]
     Failed {
@@ -29,6 +34,21 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// Says that something is in the way of moving processes.
+    pub fn not_sealed(why: impl Into<String>) -> Self {
+        Self::NotSealed { why: why.into(), stopped: std::time::Duration::ZERO }
+    }
+
+    /// Says how long processes stood still in vain.
+    pub(crate) fn after(self, stopped: std::time::Duration) -> Self {
+        match self {
+            Self::NotSealed { why, .. } => Self::NotSealed { why, stopped },
+            other => other,
+        }
+    }
 }
 
 /// The result of this crate's functions.

@@ -109,7 +109,7 @@ pub(crate) fn seal(
     }
     match done? {
         Ok(()) => Ok(()),
-        Err(SealError::NotMoved(why)) => Err(Error::NotSealed(why)),
+        Err(SealError::NotMoved(why)) => Err(Error::not_sealed(why)),
         Err(SealError::Moved(why)) => {
             let source = io::Error::from_raw_os_error(libc::EBUSY);
             Err(Error::Failed { what: format!("making files a layer: {why}"), source })
@@ -125,7 +125,7 @@ fn prepare<'a>(
     sealer: &mut dyn Sealer,
     waiting: &mut Vec<Door<'a>>,
 ) -> Result<()> {
-    sealer.begin().context(asking)?.map_err(Error::NotSealed)?;
+    sealer.begin().context(asking)?.map_err(Error::not_sealed)?;
     let mut files: BTreeMap<usize, OwnedFd> = BTreeMap::new();
     let all: Vec<_> = open.iter().collect();
     for some in all.chunks(AT_ONCE) {
@@ -148,7 +148,7 @@ fn prepare<'a>(
     let mut sockets = Vec::with_capacity(seats.len());
     for seat in seats.iter().filter(|seat| !seat.threads.is_empty()) {
         let directory = seat.directory.as_deref().map(|path| directories.get(path));
-        let missing = || Error::NotSealed("init opened no directory".to_owned());
+        let missing = || Error::not_sealed("init opened no directory");
         let directory = directory.map(|found| found.ok_or_else(missing)).transpose()?;
         let (door, socket) = Door::make(tree, tail, seat, &files, directory)?;
         waiting.push(door);
@@ -157,7 +157,7 @@ fn prepare<'a>(
     let addresses: Vec<u64> = waiting.iter().map(|door| door.address).collect();
     for (some, sockets) in addresses.chunks(AT_ONCE).zip(sockets.chunks(AT_ONCE)) {
         let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        sealer.wait_at(some, &sockets).context(asking)?.map_err(Error::NotSealed)?;
+        sealer.wait_at(some, &sockets).context(asking)?.map_err(Error::not_sealed)?;
     }
     Ok(())
 }
@@ -167,10 +167,10 @@ fn asking() -> String {
 }
 
 fn open_all(sealer: &mut dyn Sealer, openings: &[Opening]) -> Result<Vec<OwnedFd>> {
-    let opened = sealer.open(openings).context(asking)?.map_err(Error::NotSealed)?;
+    let opened = sealer.open(openings).context(asking)?.map_err(Error::not_sealed)?;
     // A process that has all descriptors that it may have gets no more.
     if opened.len() < openings.len() {
-        return Err(Error::NotSealed("too many files are open".to_owned()));
+        return Err(Error::not_sealed("too many files are open"));
     }
     Ok(opened)
 }
@@ -253,7 +253,7 @@ impl<'a> Door<'a> {
         let old = old.transpose()?;
         let mut gifts = Vec::with_capacity(seat.files.len() + 2);
         for (_, _, description) in &seat.files {
-            let missing = || Error::NotSealed("init did not open all".to_owned());
+            let missing = || Error::not_sealed("init did not open all");
             gifts.push(files.get(description).ok_or_else(missing)?.as_fd());
         }
         gifts.extend(directory.map(AsFd::as_fd));
@@ -339,7 +339,7 @@ impl<'a> Door<'a> {
         check(results.first(), "recvmsg")?;
         let came = u64::from(word(&bytes, CONTROL as usize));
         if came != control {
-            return Err(Error::NotSealed("a process has no numbers for other files".to_owned()));
+            return Err(Error::not_sealed("a process has no numbers for other files"));
         }
         check(results.get(to), "fchdir")?;
         check(results.get(back), "fchdir")?;
@@ -418,7 +418,7 @@ fn check(result: Option<&i64>, call: &str) -> Result<()> {
         0.. => Ok(()),
         error => {
             let error = io::Error::from_raw_os_error(-error as i32);
-            Err(Error::NotSealed(format!("{call} in a process: {error}")))
+            Err(Error::not_sealed(format!("{call} in a process: {error}")))
         }
     }
 }

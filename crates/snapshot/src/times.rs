@@ -48,9 +48,14 @@ impl Times {
         self.stop = Some(Instant::now());
     }
 
+    /// How long it has been stopped.
+    pub(crate) fn since_stop(&self) -> Duration {
+        self.stop.map(|stop| stop.elapsed()).unwrap_or_default()
+    }
+
     /// It goes on, after it had stood still for some time before.
     pub(crate) fn stopped(&mut self, before: Duration) {
         self.mark("release");
-        self.stopped = before + self.stop.map(|stop| stop.elapsed()).unwrap_or_default();
+        self.stopped = before + self.since_stop();
     }
 }

@@ -77,6 +77,7 @@ impl Init<'_> {
                 .is_ok()
         {}
         self.unseal(seal);
+        self.builder.tidy_sealed(&self.setup);
         self.holder = Some(holder);
     }
 

@@ -54,6 +54,16 @@ impl Builder {
         }
     }
 
+    /// Removes what belonged to the upper that is a layer now, and that nobody but this process may
+    /// remove, if there is any.
+    pub(crate) fn tidy_sealed(&self, setup: &Setup) {
+        if let (Ok(overlay), Ok(state)) = (first(setup), source(&self.mounts, setup.state)) {
+            let work = format!("{}/{SEALED}/{}.work", fd_path(state), overlay.name);
+            // What is left is a few empty directories.
+            let _ = std::fs::remove_dir_all(work);
+        }
+    }
+
     /// Makes an upper above the one that was moved away, and mounts an overlay of both.
     fn make_next(&mut self, setup: &Setup, linked: &[Vec<u8>]) -> Result<Sealed, Failure> {
         let failed = |what: &'static str| move |e: io::Error| Failure::new(what, &e);

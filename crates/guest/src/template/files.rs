@@ -30,6 +30,8 @@ pub(super) struct Files<'a> {
     took: Option<Duration>,
     /// The upper that becomes a layer of the sandbox itself, too, and is not copied at all.
     sealing: Option<Sealing>,
+    /// How long the sandbox stood still in vain.
+    in_vain: Duration,
 }
 
 /// An upper that becomes a layer.
@@ -55,7 +57,8 @@ impl<'a> Files<'a> {
     /// Copies large uppers while the sandbox goes on.
     pub(super) fn ahead(what: &'a Take, holder: &OwnedFd) -> Result<Self, TakeError> {
         let begun = Instant::now();
-        let nothing = Self { what, ahead: FilesAhead::default(), took: None, sealing: None };
+        let (ahead, in_vain) = (FilesAhead::default(), Duration::ZERO);
+        let nothing = Self { what, ahead, took: None, sealing: None, in_vain };
         if !any_is_large(Path::new(&what.uppers)) {
             return Ok(nothing);
         }
@@ -106,8 +109,9 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Has it copied, since it cannot be one.
-    pub(super) fn copy_instead(&mut self, subject: &Subject) {
+    /// Has it copied, since it cannot be one. The sandbox stood still so long to find that out.
+    pub(super) fn copy_instead(&mut self, subject: &Subject, stopped: Duration) {
+        self.in_vain += stopped;
         let begun = Instant::now();
         let Some(sealing) = self.sealing.take() else { return };
         let copied = std::mem::take(&mut self.ahead);
@@ -190,7 +194,7 @@ impl<'a> Files<'a> {
             report.sealed = Some(sealing.name.clone());
         }
         if let Some(took) = self.took {
-            report.stopped_us += self.ahead.stopped().as_micros() as u64;
+            report.stopped_us += (self.ahead.stopped() + self.in_vain).as_micros() as u64;
             report.parts.insert(0, ("files ahead".to_owned(), took.as_micros() as u64));
         }
     }
@@ -199,7 +203,7 @@ impl<'a> Files<'a> {
 impl Sealing {
     /// Names of files that have several, if these are few.
     fn linked(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        let many = || Error::NotSealed("many files have several names".to_owned());
+        let many = || Error::not_sealed("many files have several names");
         let linked = self.names.linked(LINKED_MOST)?.ok_or_else(many)?;
         let bytes = linked.iter().take(LINKED_MOST + 1).map(|name| {
             let path = self.upper.join(OsStr::from_bytes(name));
