@@ -22,7 +22,8 @@ cases! {
     pivoting_back: "pivot_root(2) to reach the old root"
         => "seccomp; the old root is detached", |guest| guest.refused("pivot", &["EPERM"]);
     leaving_a_chroot: "chroot(2), which root may, then fchdir(2) and `..` upwards"
-        => "mount namespace: `/` is the sandbox's own root, there is nothing above", chroot;
+        => "mount namespace: above `/` there is an empty, read-only file system, and nothing above \
+            that", chroot;
     making_device_nodes: "mknod(2) of disks, /dev/mem, kmsg, fuse, tun, kvm in every directory"
         => "user namespace: `CAP_MKNOD` over the host is needed", nodes;
     device_nodes_of_an_image: "an image whose layer holds a disk and /dev/mem"
@@ -46,7 +47,7 @@ cases! {
 
 fn chroot(guest: &Guest) {
     let attempts = guest.attack(&["chroot"]);
-    assert!(attempts.contains(&("root".to_owned(), "same".to_owned())), "{attempts:?}");
+    assert!(attempts.contains(&("root".to_owned(), "nothing-above".to_owned())), "{attempts:?}");
     let out = guest.sh("ls -di / /proc/1/root /../.. 2>&1");
     assert!(!out.contains(crate::arena::CANARY), "{out}");
 }
