@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import socket
@@ -61,6 +62,22 @@ class Core:
         """The same with JSON in both directions."""
         body = b"" if fields is None else json.dumps(fields).encode()
         return parsed(await self.ask(method, target, body, timeout=timeout))
+
+    async def ask_last(self, method: str, target: str) -> None:
+        """The same for what ends the server: returns when it has closed the connection."""
+        sock, got = await self._exchange(method, target, b"", None)
+        if not 200 <= got.status < 300:
+            await self._finish(sock, got, None)
+        try:
+            while await self.io.receive(sock, self.timeout):
+                pass
+        except TimeoutError as error:
+            raise Timeout("the server has not ended in time") from error
+        except OSError:
+            pass
+        finally:
+            sock.close()
+            self.close()
 
     async def download(self, method: str, target: str, body: bytes = b"") -> Download:
         """Sends a request whose answer is read as it comes."""
@@ -246,9 +263,11 @@ def default_core(io: type[IO]) -> Core:
         InvalidRequest: the environment means none.
     """
     key = (io, resolve())
-    if key not in _defaults:
-        _defaults.setdefault(key, Core(io(), key[1], start=True, timeout=None))
-    return _defaults[key]
+    core = _defaults.get(key)
+    if core is None:
+        core = _defaults.setdefault(key, Core(io(), key[1], start=True, timeout=None))
+        atexit.register(core.close)
+    return core
 
 
 class Download:

@@ -125,7 +125,7 @@ class AsyncClient:
         return read_list(SandboxInfo, await self._core.ask_json("GET", "/v1/usage"))
 
     async def stop(self, *, sandboxes: Literal["keep", "delete"] | None = None) -> None:
-        """Ends the server.
+        """Ends the server, and returns when it has ended.
 
         Args:
             sandboxes: What becomes of those that run: ``"keep"`` leaves them to the next server,
@@ -135,7 +135,7 @@ class AsyncClient:
             Conflict: some run, and nothing was said of them.
         """
         options = query(keep=sandboxes == "keep", force=sandboxes == "delete")
-        await self._core.ask("POST", f"/v1/shutdown{options}")
+        await self._core.ask_last("POST", f"/v1/shutdown{options}")
 
 
 class AsyncSnapshots:

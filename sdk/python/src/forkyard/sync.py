@@ -220,15 +220,14 @@ class Sandbox(Face[AsyncSandbox]):
             result = sandbox.commands.run("echo hello")
 
     Its methods may be called from several threads at once.
-
-    Attributes:
-        commands: Its commands.
-        session: Its persistent shell.
-        files: Its files.
-        pty: Its commands with a terminal.
     """
 
-    __slots__ = ("commands", "files", "pty", "session")
+    __slots__ = {
+        "commands": "Its commands.",
+        "files": "Its files.",
+        "pty": "Its commands with a terminal.",
+        "session": "Its persistent shell.",
+    }
 
     def __init__(self, of: AsyncSandbox) -> None:
         super().__init__(of)
@@ -305,13 +304,9 @@ class Client(Face[AsyncClient]):
 
     Used with ``with`` its connections are closed at the end. What it takes: see
     :class:`AsyncClient`.
-
-    Attributes:
-        images: Its images.
-        snapshots: Its snapshots.
     """
 
-    __slots__ = ("images", "snapshots")
+    __slots__ = {"images": "Its images.", "snapshots": "Its snapshots."}
 
     def __init__(
         self,
