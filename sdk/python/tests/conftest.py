@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
 from forkyard import Client, Sandbox
 
 T = TypeVar("T")

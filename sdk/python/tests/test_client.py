@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from conftest import until
 from forkyard import Client, Conflict, NotFound, Progress, Refused, Sandbox
 

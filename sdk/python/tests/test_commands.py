@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
 import threading
 import time
 
 import pytest
+
 from conftest import until
 from forkyard import (
     CommandFailed,
@@ -216,10 +218,8 @@ def test_a_sandbox_that_is_deleted_ends_its_commands() -> None:
     sandbox = Sandbox.create()
     with sandbox.commands.start(["sleep", "60"]) as handle:
         sandbox.delete()
-        try:
+        with contextlib.suppress(NotFound):
             assert handle.wait().signal == signal.SIGKILL
-        except NotFound:
-            pass
     with pytest.raises(NotFound):
         sandbox.commands.list()
     with pytest.raises(NotFound):

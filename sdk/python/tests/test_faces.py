@@ -6,8 +6,9 @@ import inspect
 import pydoc
 from typing import Any
 
-import forkyard
 import pytest
+
+import forkyard
 
 PAIRS: list[tuple[type[Any], type[Any]]] = [
     (forkyard.AsyncSandbox, forkyard.Sandbox),

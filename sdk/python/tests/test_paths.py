@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from forkyard import Client, InvalidRequest, ServerGone
 from forkyard._paths import Paths, find_program, resolve
 
@@ -82,7 +83,11 @@ def test_the_program_is_named_or_on_the_path(
     assert find_program() == "/named"
     monkeypatch.delenv("FORKYARD_BIN")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path / "scripts"))
+
+    def scripts(name: str, scheme: str = "") -> str:
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("sysconfig.get_path", scripts)
     with pytest.raises(ServerGone, match="no program `forkyard`"):
         find_program()
     for directory in [tmp_path, tmp_path / "scripts"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from forkyard import CommandFailed, NotFound, Sandbox
 
 MIB = 1 << 20

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 import pytest
+
 from conftest import SOON, run
 from forkyard import (
     AsyncClient,

@@ -196,8 +196,8 @@ pub fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// The directory of packages of Python that `./test` gets beside what it builds, for sandboxes to be
-/// shown: it has ipykernel and numpy.
+/// The directory of packages of Python that `./test` gets beside what it builds: it has ipykernel and
+/// numpy, for sandboxes to be shown, and pytest, for tests of the SDK.
 pub fn python_packages() -> Option<PathBuf> {
     // TARGET/PROFILE/deps/TEST
     let test = std::env::current_exe().ok()?;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -13,7 +14,7 @@ from . import _core
 from ._core import Core, Pieces
 from ._http import FilePath, file_path, query
 from ._io import CHUNK
-from .errors import InvalidRequest, NotFound
+from .errors import NotFound, ProtocolError
 from .models import FileInfo, read, read_list
 
 __all__ = ["AsyncDownload", "AsyncFiles", "Contents", "FilePath"]
@@ -231,19 +232,22 @@ class AsyncFiles:
         """Copies a file or directory of the sandbox into the directory ``local`` of this machine,
         which is made if need be, under its own name.
 
-        What comes out belongs to you. Nothing is written outside ``local``, whatever the sandbox
-        calls its files: links that lead out of it are refused.
+        What comes out belongs to you. Links are copied as links, wherever they lead, and nothing
+        is written through one; devices, sockets and setuid bits stay behind.
 
         Raises:
-            InvalidRequest: it has links that lead out of it, or devices.
-            OSError: it cannot be written.
+            ProtocolError: it has names or links that cannot be made below ``local``.
+            OSError: it cannot be written, or a directory of that name is there and not empty.
         """
         with tempfile.TemporaryFile() as spool:
             async with await self.archive(path, user=user) as pieces:
                 async for piece in pieces:
                     spool.write(piece)
             spool.seek(0)
-            await self._core.io.offload(lambda: _unpack(spool, local))
+            try:
+                await self._core.io.offload(lambda: _unpack(spool, local))
+            except (tarfile.TarError, OverflowError, ValueError) as error:
+                raise ProtocolError(f"an archive that cannot be unpacked: {error}") from error
 
     async def _put(self, target: str, contents: Contents) -> None:
         if isinstance(contents, str):
@@ -328,14 +332,39 @@ def _pack(directory: str | os.PathLike[str], spool: BinaryIO) -> None:
 
 
 def _unpack(spool: BinaryIO, directory: str | os.PathLike[str]) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise InvalidRequest(
-            "this version of Python cannot unpack what others packed",
-            hint="take a newer one of its releases, or unpack `files.archive` yourself",
-        )
+    """Unpacks what a guest named as it liked. All goes into a new directory, directories and files
+    first and symbolic links last, so that nothing is ever written or read through a link; then it
+    is moved to its place."""
     os.makedirs(directory, exist_ok=True)
-    with tarfile.open(fileobj=spool) as archive:
-        try:
-            archive.extractall(directory, filter="data")
-        except tarfile.TarError as error:
-            raise InvalidRequest(f"unpack into {os.fspath(directory)}: {error}") from error
+    with (
+        tempfile.TemporaryDirectory(dir=directory, prefix=".forkyard-") as fresh,
+        tarfile.open(fileobj=spool) as archive,
+    ):
+        members = [(member, _place(fresh, member.name)) for member in archive]
+        for member, place in members:
+            os.makedirs(place if member.isdir() else os.path.dirname(place), exist_ok=True)
+        for member, place in members:
+            if member.isreg() and (contents := archive.extractfile(member)) is not None:
+                with open(place, "xb") as file:
+                    shutil.copyfileobj(contents, file)
+                    os.fchmod(file.fileno(), member.mode & 0o777)
+                os.utime(place, (member.mtime, member.mtime))
+        for member, place in members:
+            if member.islnk():
+                os.link(_place(fresh, member.linkname), place)
+        for member, place in members:
+            if member.issym():
+                os.symlink(member.linkname, place)
+        for member, place in reversed(members):
+            if member.isdir():
+                os.chmod(place, member.mode & 0o777 | 0o700)
+                os.utime(place, (member.mtime, member.mtime))
+        for name in os.listdir(fresh):
+            os.rename(os.path.join(fresh, name), os.path.join(directory, name))
+
+
+def _place(directory: str, name: str) -> str:
+    parts = [each for each in name.split("/") if each not in ("", ".")]
+    if name.startswith("/") or ".." in parts or not parts:
+        raise ProtocolError(f"{name!r} in an archive: not below its top")
+    return os.path.join(directory, *parts)
