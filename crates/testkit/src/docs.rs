@@ -67,6 +67,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("./test", "runs the test that would run it"),
     ("cargo", "building takes minutes; ./test builds, and runs the quickstart by itself"),
     ("git clone", "needs the network, and the clone is where the test runs"),
+    ("pip install", "builds the program; ./test runs the package from its source"),
     ("cd forkyard", "belongs to the clone"),
     ("sudo", "changes the machine the test runs on"),
 ];
