@@ -100,7 +100,8 @@ fn run(test: &str, module: &str) {
     assert!(out.status.success(), "{module}: {}\n{text}\n{errors}", out.status);
     // SKIPPED [1] tests/test_files.py:1: WHY
     let lines = text.lines().filter_map(|line| line.strip_prefix("SKIPPED "));
-    let whys: Vec<&str> = lines.filter_map(|line| line.splitn(3, ": ").nth(1)).collect();
+    let whys: Vec<&str> =
+        lines.filter_map(|line| line.split_once(": ")).map(|(_, why)| why).collect();
     if !whys.is_empty() {
         skipped(&whys.join("; "));
     }

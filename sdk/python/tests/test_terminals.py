@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import until
+from conftest import SOON, until
 from forkyard import CommandHandle, Sandbox
 
 
@@ -21,8 +21,8 @@ def test_a_terminal_is_typed_to_and_resized(sandbox: Sandbox) -> None:
         terminal.resize(40, 120)
         terminal.send_stdin("echo size $(stty size)\n")
         read_until(terminal, "size 40 120")
-        terminal.send_stdin("\x04")
-        assert terminal.wait().exit_code == 0
+        terminal.send_stdin("exit 5\n")
+        assert terminal.wait(timeout=SOON).exit_code == 5
 
 
 def test_a_command_of_its_own_gets_a_terminal(sandbox: Sandbox) -> None:
