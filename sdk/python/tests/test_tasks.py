@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,6 +18,7 @@ from forkyard import (
     CommandFailed,
     NotFound,
     Output,
+    Sandbox,
     Timeout,
 )
 
@@ -213,3 +217,25 @@ def test_one_server_serves_loop_after_loop() -> None:
     assert run(ask()) == run(ask())
     run(ask_default())
     run(ask_default())
+
+
+def test_loops_in_several_threads_share_a_sandbox() -> None:
+    with Sandbox.create() as made:
+        said: list[str] = []
+
+        async def ask() -> None:
+            sandbox = await AsyncSandbox.connect(made.id)
+            results = await asyncio.gather(*(sandbox.commands.run("echo x") for _ in range(10)))
+            said.extend(result.stdout for result in results)
+
+        threads = [threading.Thread(target=run, args=(ask(),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert said == ["x\n"] * 40
+
+
+def test_asyncio_is_loaded_only_where_it_is_used() -> None:
+    code = "import sys, forkyard; sys.exit('asyncio' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ are seconds, sizes are bytes. All errors are below :class:`ForkyardError`.
 """
 
 from .client import AsyncClient, AsyncImages, AsyncSnapshots, OnProgress
-from .commands import AsyncCommandHandle, AsyncCommands, AsyncPty, OnText
+from .commands import AsyncCommands, AsyncPty
 from .errors import (
     CommandFailed,
     Conflict,
@@ -29,11 +29,9 @@ from .errors import (
     Timeout,
 )
 from .files import AsyncDownload, AsyncFiles, Contents, FilePath
+from .handles import AsyncCommandHandle, OnText
 from .models import (
-    CommandInfo,
-    CommandResult,
     Event,
-    Exit,
     FileInfo,
     ForkReport,
     Health,
@@ -41,19 +39,18 @@ from .models import (
     ImageDetails,
     ImageInfo,
     Limits,
-    Output,
     Phase,
     Progress,
     Pruned,
     RestoreReport,
     SandboxInfo,
     SandboxSpec,
-    SessionResult,
     Snapshot,
     SnapshotReport,
     Usage,
     Volume,
 )
+from .results import CommandInfo, CommandResult, Exit, Output, SessionResult
 from .sandbox import AsyncSandbox, Clones
 from .session import AsyncSession
 from .sync import (

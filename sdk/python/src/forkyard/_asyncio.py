@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from ._io import CHUNK, Lock
 
@@ -104,14 +105,23 @@ class Asyncio:
 
 
 class _TaskLock:
+    """A lock for each loop: what it guards, one program may use in loop after loop."""
+
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
+
+    @property
+    def _lock(self) -> asyncio.Lock:
+        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     async def acquire(self) -> None:
         await self._lock.acquire()
 
     async def try_acquire(self) -> bool:
-        return not self._lock.locked() and await self._lock.acquire()
+        lock = self._lock
+        return not lock.locked() and await lock.acquire()
 
     def release(self) -> None:
         self._lock.release()

@@ -100,16 +100,19 @@ class Core:
     async def upload(self, target: str, pieces: Pieces) -> None:
         """Puts a body of unknown length."""
         sock, _ = await self._connection()
+        whole = False
         try:
             try:
                 await self.io.send(sock, request("PUT", target, b"", CHUNKED)[0])
                 while piece := await pieces():
                     await self.io.send(sock, chunk(piece))
                 await self.io.send(sock, LAST_CHUNK)
+                whole = True
             except (BrokenPipeError, ConnectionResetError):
                 # It was refused before all of it was sent; the answer says why.
                 pass
             got = await self._answer(sock, None)
+            got.keep = got.keep and whole
         except Closed:
             sock.close()
             raise ServerGone("the server ended before it answered") from None
@@ -135,17 +138,20 @@ class Core:
         head, body = request(method, target, body, headers)
         while True:
             sock, used = await self._connection()
-            taken = False
+            taken = whole = False
             try:
                 try:
                     await self.io.send(sock, head)
                     taken = True
                     if body:
                         await self.io.send(sock, body)
+                    whole = True
                 except (BrokenPipeError, ConnectionResetError):
                     # It was refused before all of it was sent; the answer says why.
                     pass
-                return sock, await self._answer(sock, timeout)
+                got = await self._answer(sock, timeout)
+                got.keep = got.keep and whole
+                return sock, got
             except Closed:
                 sock.close()
                 # A connection may end, for want of use, just when it is used again. What changes
@@ -251,6 +257,13 @@ class Core:
             said = {key: text for key, _, text in (line.partition(": ") for line in lines)}
             why = said.get("error") or "; ".join(lines) or f"it ended with {done.returncode}"
             raise ServerGone(f"start the server: {why}", hint=said.get("hint"))
+
+
+def asyncio_io() -> type[IO]:
+    """How asyncio waits; loaded where it is used, since loading asyncio takes its time."""
+    from ._asyncio import Asyncio
+
+    return Asyncio
 
 
 _defaults: dict[tuple[type[IO], Paths], Core] = {}

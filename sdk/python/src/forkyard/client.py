@@ -11,23 +11,13 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from . import errors, sandbox
-from ._asyncio import Asyncio
-from ._core import Core, given, milliseconds, parsed
+from ._core import Core, asyncio_io, given, milliseconds, parsed
 from ._http import part, query
 from ._io import IO
 from ._paths import resolve
+from ._reading import read, read_list
 from .errors import InvalidRequest, ProtocolError
-from .models import (
-    Health,
-    ImageDetails,
-    ImageInfo,
-    Progress,
-    Pruned,
-    SandboxInfo,
-    Snapshot,
-    read,
-    read_list,
-)
+from .models import Health, ImageDetails, ImageInfo, Progress, Pruned, SandboxInfo, Snapshot
 
 __all__ = ["AsyncClient", "AsyncImages", "AsyncSnapshots", "OnProgress"]
 
@@ -79,9 +69,10 @@ class AsyncClient:
         store: str | os.PathLike[str] | None = None,
         start: bool = True,
         timeout: float | None = None,
-        _io: type[IO] = Asyncio,
+        _io: type[IO] | None = None,
     ) -> None:
-        self._core = Core(_io(), resolve(socket, store), start=start, timeout=timeout)
+        io = _io or asyncio_io()
+        self._core = Core(io(), resolve(socket, store), start=start, timeout=timeout)
         self.images = AsyncImages(self._core)
         self.snapshots = AsyncSnapshots(self._core)
 

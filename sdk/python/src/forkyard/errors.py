@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from .models import CommandResult, SessionResult
+    from .results import CommandResult, SessionResult
 
 __all__ = [
     "CommandFailed",

@@ -13,11 +13,15 @@ from typing import BinaryIO, Protocol
 from . import _core
 from ._core import Core, Pieces
 from ._http import FilePath, file_path, query
-from ._io import CHUNK
+from ._reading import read, read_list
 from .errors import NotFound, ProtocolError
-from .models import FileInfo, read, read_list
+from .models import FileInfo
 
 __all__ = ["AsyncDownload", "AsyncFiles", "Contents", "FilePath"]
+
+
+_READ = 256 * 1024
+"""Bytes of an open file that are read at once."""
 
 
 class Readable(Protocol):
@@ -315,7 +319,7 @@ def _pieces(core: Core, contents: Readable | Iterable[bytes] | AsyncIterable[byt
     file: Readable = contents  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
     async def fetch() -> bytes:
-        return await core.io.offload(lambda: file.read(CHUNK))
+        return await core.io.offload(lambda: file.read(_READ))
 
     return fetch
 

@@ -7,20 +7,15 @@ ignored.
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from typing import Any, Literal, NamedTuple, TypeVar
+from datetime import datetime
+from typing import Any, Literal
 
-from .errors import CommandFailed, ProtocolError
+from ._reading import as_, or_none, read, read_list, seconds_, time_
 
 __all__ = [
-    "CommandInfo",
-    "CommandResult",
     "Event",
-    "Exit",
     "FileInfo",
     "ForkReport",
     "Health",
@@ -28,91 +23,22 @@ __all__ = [
     "ImageDetails",
     "ImageInfo",
     "Limits",
-    "Output",
     "Phase",
     "Progress",
     "Pruned",
     "RestoreReport",
     "SandboxInfo",
     "SandboxSpec",
-    "SessionResult",
     "Snapshot",
     "SnapshotReport",
     "Usage",
     "Volume",
 ]
 
-M = TypeVar("M")
-
 SandboxState = Literal[
     "creating", "running", "resetting", "paused", "resuming", "ended", "deleting"
 ]
 """Where a sandbox is in its life."""
-
-
-def read(model: type[M], fields: Any) -> M:
-    """Makes a model of an answer's JSON.
-
-    Raises:
-        ProtocolError: a field is missing, or is not what it should be.
-    """
-    try:
-        values = {
-            name: convert(fields[key]) if convert is not None else fields[key]
-            for name, key, convert in _fields(model)
-            if key in fields
-        }
-        return model(**values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"no {model.__name__} in the server's answer: {error}") from error
-
-
-def read_list(model: type[M], items: Any) -> list[M]:
-    """Makes models of a list in an answer's JSON; errors as :func:`read`."""
-    if not isinstance(items, list):
-        raise ProtocolError(f"no list of {model.__name__} in the server's answer")
-    return [read(model, item) for item in items]  # pyright: ignore[reportUnknownVariableType]
-
-
-_FIELDS: dict[type[Any], list[tuple[str, str, Callable[[Any], Any] | None]]] = {}
-
-
-def _fields(model: type[Any]) -> list[tuple[str, str, Callable[[Any], Any] | None]]:
-    """Each field's name, its name in JSON, and what makes its value of that in JSON."""
-    if model not in _FIELDS:
-        _FIELDS[model] = [
-            (each.name, each.metadata.get("key", each.name), each.metadata.get("convert"))
-            for each in dataclasses.fields(model)
-        ]
-    return _FIELDS[model]
-
-
-def _as(convert: Callable[[Any], Any], key: str | None = None) -> Any:
-    """A field that JSON has in another form, or under another name."""
-    metadata: dict[str, Any] = {"convert": convert}
-    if key is not None:
-        metadata["key"] = key
-    return field(metadata=metadata)
-
-
-def _or_none(convert: Callable[[Any], Any], key: str | None = None) -> Any:
-    """The same for one that may be ``null`` or absent."""
-
-    def or_none(value: Any) -> Any:
-        return None if value is None else convert(value)
-
-    metadata: dict[str, Any] = {"convert": or_none}
-    if key is not None:
-        metadata["key"] = key
-    return field(default=None, metadata=metadata)
-
-
-def _time(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
-
-
-def _seconds(milliseconds: int) -> float:
-    return milliseconds / 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,17 +84,17 @@ class SandboxSpec:
     """What a sandbox was asked for with."""
 
     image: str | None = None
-    snapshot: str | None = _or_none(str, "from")
+    snapshot: str | None = or_none(str, "from")
     """The snapshot it went on from."""
     name: str | None = None
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     user: str | None = None
     workdir: str | None = None
-    limits: Limits = _as(lambda fields: read(Limits, fields))
-    timeout: float | None = _or_none(_seconds, "timeout_ms")
+    limits: Limits = as_(lambda fields: read(Limits, fields))
+    timeout: float | None = or_none(seconds_, "timeout_ms")
     """Seconds from its start to its end."""
-    network: Literal["none", "host"] = _as(str, "net")
-    volumes: list[Volume] = _as(lambda items: read_list(Volume, items))
+    network: Literal["none", "host"] = as_(str, "net")
+    volumes: list[Volume] = as_(lambda items: read_list(Volume, items))
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -199,17 +125,17 @@ class SandboxInfo:
     state: SandboxState
     reason: str | None = None
     """Why it ended: ``deadline``, ``out of memory``, ``killed`` ..."""
-    created_at: datetime = _as(_time)
-    started_at: datetime | None = _or_none(_time)
-    ended_at: datetime | None = _or_none(_time)
-    deadline: datetime | None = _or_none(_time)
+    created_at: datetime = as_(time_)
+    started_at: datetime | None = or_none(time_)
+    ended_at: datetime | None = or_none(time_)
+    deadline: datetime | None = or_none(time_)
     """When it will be ended."""
     parent: str | None = None
     """Id of the sandbox that it was forked from."""
     pid: int | None = None
     """Process id of its init on the host, while it runs."""
-    spec: SandboxSpec = _as(lambda fields: read(SandboxSpec, fields))
-    usage: Usage | None = _or_none(lambda fields: read(Usage, fields))
+    spec: SandboxSpec = as_(lambda fields: read(SandboxSpec, fields))
+    usage: Usage | None = or_none(lambda fields: read(Usage, fields))
     """What it uses now; not in listings, nor when it does not run."""
 
 
@@ -225,9 +151,9 @@ class ForkReport:
     """From the request to the first clone running."""
     total_us: int
     """From the request to all clones running."""
-    stop: list[Phase] = _as(_phases)
+    stop: list[Phase] = as_(_phases)
     """What the stop went into."""
-    build: list[Phase] = _as(_phases)
+    build: list[Phase] = as_(_phases)
     """What building the first clone went into."""
     memory: int
     """Bytes of memory that were copied."""
@@ -247,8 +173,8 @@ class SnapshotReport:
     """From the request until they went on."""
     durable_us: int | None = None
     """From the request until it had reached the disk; ``None`` where that was not waited for."""
-    stop: list[Phase] = _as(_phases)
-    write: list[Phase] = _as(_phases)
+    stop: list[Phase] = as_(_phases)
+    write: list[Phase] = as_(_phases)
     memory: int
     """Bytes of memory that were copied."""
     processes: int
@@ -264,8 +190,8 @@ class RestoreReport:
     """From the request until all was read and checked."""
     running_us: int
     """From the request until it ran."""
-    read: list[Phase] = _as(_phases)
-    build: list[Phase] = _as(_phases)
+    read: list[Phase] = as_(_phases)
+    build: list[Phase] = as_(_phases)
     memory: int
     """Bytes of memory that were read."""
     processes: int
@@ -285,8 +211,8 @@ class Snapshot:
     kind: Literal["memory", "files"]
     """Processes with their memory and files, or files alone."""
     state: Literal["writing", "ready"]
-    created_at: datetime = _as(_time)
-    ready_at: datetime | None = _or_none(_time)
+    created_at: datetime = as_(time_)
+    ready_at: datetime | None = or_none(time_)
     """When it had reached the disk."""
     size: int | None = None
     """Bytes on disk, once it is there."""
@@ -300,134 +226,11 @@ class Event:
 
     seq: int
     """Counts up over all sandboxes of a server."""
-    at: datetime = _as(_time)
+    at: datetime = as_(time_)
     sandbox: str
     kind: str
     """``create``, ``start``, ``reset``, ``command``, ``exit``, ``end``, ``delete`` ..."""
     detail: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exit:
-    """How a command ended."""
-
-    code: int
-    """Its own exit code, 128 + the signal that ended it, or 124 when its time was up."""
-    signal: int | None = None
-    timed_out: bool = False
-    """It was ended because its time was up."""
-    oom: bool = False
-    """A process of the sandbox was killed for want of memory meanwhile, and it died."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CommandInfo:
-    """A command of a sandbox."""
-
-    id: int
-    """Its number in the sandbox, from 1 up; never used twice."""
-    pid: int
-    """Process id inside the sandbox."""
-    argv: list[str]
-    tty: bool
-    detach: bool
-    """Whether it outlives its client."""
-    started_at: datetime = _as(_time)
-    exit: Exit | None = _or_none(lambda fields: read(Exit, fields))
-    """How it ended, once it has."""
-
-
-class Output(NamedTuple):
-    """Some bytes that a command wrote, as they came."""
-
-    stream: Literal["stdout", "stderr"]
-    """Which of the two; what is written to a terminal is ``stdout``."""
-    data: bytes
-
-    @property
-    def text(self) -> str:
-        """The bytes as UTF-8; what is not UTF-8, half of a character too, is replaced."""
-        return self.data.decode("utf-8", "replace")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommandResult:
-    """How a command ended, and what it wrote."""
-
-    exit_code: int
-    """Its own, 128 + the signal that ended it, or 124 when its time was up."""
-    stdout_bytes: bytes = field(repr=False)
-    stderr_bytes: bytes = field(repr=False)
-    signal: int | None = None
-    """The signal that ended it."""
-    timed_out: bool = False
-    """It was ended because its time was up."""
-    oom: bool = False
-    """A process of the sandbox was killed for want of memory meanwhile, and it died."""
-
-    @property
-    def stdout(self) -> str:
-        """What it wrote to stdout as UTF-8; bytes that are not are replaced."""
-        return self.stdout_bytes.decode("utf-8", "replace")
-
-    @property
-    def stderr(self) -> str:
-        """What it wrote to stderr; likewise."""
-        return self.stderr_bytes.decode("utf-8", "replace")
-
-    def check(self, what: str = "the command") -> None:
-        """Raises:
-        CommandFailed: it did not exit with 0.
-        """
-        if self.exit_code != 0:
-            raise CommandFailed(f"{what} {_ended(self)}", self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionResult:
-    """What came of lines that were run in a session."""
-
-    exit_code: int
-    """``$?`` after them."""
-    stdout: str
-    """What they wrote to stdout as UTF-8; bytes that are not are replaced."""
-    stderr: str
-    stdout_base64: str | None = field(default=None, repr=False)
-    stderr_base64: str | None = field(default=None, repr=False)
-    truncated: bool = False
-    """More than 16 MiB were written; the rest was dropped."""
-    timed_out: bool = False
-    """They were interrupted because their time was up."""
-    oom: bool = False
-    """A process of the sandbox was killed for want of memory meanwhile."""
-    shell_ended: bool = False
-    """The shell itself ended; the next line gets a new one."""
-
-    @property
-    def stdout_bytes(self) -> bytes:
-        """What they wrote to stdout, byte by byte."""
-        return _bytes_of(self.stdout, self.stdout_base64)
-
-    @property
-    def stderr_bytes(self) -> bytes:
-        """What they wrote to stderr, byte by byte."""
-        return _bytes_of(self.stderr, self.stderr_base64)
-
-    def check(self, what: str = "the line") -> None:
-        """Raises:
-        CommandFailed: it did not come to 0.
-        """
-        if self.exit_code != 0:
-            raise CommandFailed(f"{what} {_ended(self)}", self)
-
-
-def _bytes_of(text: str, encoded: str | None) -> bytes:
-    return text.encode() if encoded is None else base64.b64decode(encoded)
-
-
-def _ended(result: CommandResult | SessionResult) -> str:
-    why = "was ended: its time was up" if result.timed_out else f"exited with {result.exit_code}"
-    return f"{why} (out of memory)" if result.oom else why
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -446,7 +249,7 @@ class FileInfo:
     uid: int
     """Owner, as the sandbox sees it."""
     gid: int
-    modified_at: datetime = _as(_time)
+    modified_at: datetime = as_(time_)
     target: str | None = None
     """Where a symbolic link leads."""
 
@@ -462,7 +265,7 @@ class ImageInfo:
     """Bytes of its layers on disk, unpacked."""
     layers: int
     """How many."""
-    created_at: datetime = _as(_time)
+    created_at: datetime = as_(time_)
     """When it was added."""
 
 
@@ -489,11 +292,11 @@ class ImageDetails:
     platform: str | None = None
     """``OS/ARCH[/VARIANT]`` that it was built for; ``None`` where nothing says."""
     size: int
-    created_at: datetime | None = _or_none(_time)
+    created_at: datetime | None = or_none(time_)
     """When it was added; ``None`` for ``host``."""
     layers: list[str]
     """The bottom one first: digests, or directories of the host that are used in place."""
-    config: ImageConfig = _as(lambda fields: read(ImageConfig, fields))
+    config: ImageConfig = as_(lambda fields: read(ImageConfig, fields))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,8 @@ import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
-from ._core import Core, default_core, given, milliseconds
+from ._core import Core, asyncio_io, default_core, given, milliseconds
+from ._reading import read, read_list
 from .commands import AsyncCommands, AsyncPty, sandbox_base
 from .errors import NotFound
 from .files import AsyncFiles
@@ -21,8 +22,6 @@ from .models import (
     SnapshotReport,
     Usage,
     Volume,
-    read,
-    read_list,
 )
 from .session import AsyncSession
 
@@ -139,9 +138,7 @@ def _of_default(
 
     @functools.wraps(op)
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        from ._asyncio import Asyncio
-
-        return op(default_core(Asyncio), *args, **kwargs)
+        return op(default_core(asyncio_io()), *args, **kwargs)
 
     return staticmethod(call)
 

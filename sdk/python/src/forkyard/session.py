@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from ._core import FOREVER, Core, milliseconds, parsed
-from .models import SessionResult, read
+from ._reading import read
+from .results import SessionResult
 
 __all__ = ["AsyncSession"]
 

@@ -16,10 +16,12 @@ from . import sandbox as _sandbox
 from ._core import Core, default_core
 from ._io import Blocking, Face, blocking, finish
 from .client import AsyncClient, AsyncImages, AsyncSnapshots
-from .commands import AsyncCommandHandle, AsyncCommands, AsyncPty
+from .commands import AsyncCommands, AsyncPty
 from .errors import NotFound
 from .files import AsyncDownload, AsyncFiles
-from .models import CommandInfo, Exit, Output, RestoreReport
+from .handles import AsyncCommandHandle
+from .models import RestoreReport
+from .results import CommandInfo, Exit, Output
 from .sandbox import AsyncSandbox, Clones
 from .session import AsyncSession
 
