@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -62,7 +61,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         Path(os.environ.get("TMPDIR", "/tmp")) / f"own-{os.getpid()}-{time.monotonic_ns() % 10**6}"
     )
     with Client(store=store, socket=store / "sock") as client:
-        yield client
-    program = os.environ["FORKYARD_BIN"]
-    where = ["--store", store, "--socket", store / "sock"]
-    subprocess.run([program, *where, "stop", "--force"], check=True, capture_output=True)
+        try:
+            yield client
+        finally:
+            # Starts one where the last was killed: what it left is for a server to remove.
+            client.stop(sandboxes="delete")

@@ -25,6 +25,12 @@ _IDLE_MAX = 20.0
 _KEPT_MAX = 32
 """Connections that are kept at most."""
 
+_TRIES = 100
+"""How often a server is asked that ends before it takes the request ..."""
+
+_RETRY = 0.02
+"""... and seconds between these."""
+
 FOREVER = float("inf")
 """For an answer that comes when something has ended."""
 
@@ -136,6 +142,7 @@ class Core:
     ) -> tuple[socket.socket, Answer]:
         """Sends a request and reads the head of its answer."""
         head, body = request(method, target, body, headers)
+        tries = 0
         while True:
             sock, used = await self._connection()
             taken = whole = False
@@ -152,12 +159,17 @@ class Core:
                 got = await self._answer(sock, timeout)
                 got.keep = got.keep and whole
                 return sock, got
-            except Closed:
+            except Closed as closed:
                 sock.close()
-                # A connection may end, for want of use, just when it is used again. What changes
-                # something is not sent twice.
-                if not used or (taken and method != "GET"):
+                # A connection may end, for want of use, just when it is used again, and a server
+                # that is ending may still be connected to. What changes something is sent again
+                # only where it is sure that it was not taken: a request that was not read whole.
+                again = not taken or method == "GET" or (closed.unread and not body)
+                tries += 1
+                if not again or tries > _TRIES:
                     raise ServerGone("the server ended before it answered") from None
+                if not used:
+                    await self.io.sleep(_RETRY)
             except BaseException:
                 sock.close()
                 raise

@@ -94,7 +94,16 @@ def file_path(path: FilePath) -> str:
 
 
 class Closed(Exception):
-    """The connection ended before an answer began."""
+    """The connection ended before an answer began.
+
+    Attributes:
+        unread: Whether the server had not read all that was sent: the kernel resets a Unix socket
+            that is closed with bytes in it, or before it was accepted (``unix_release_sock``).
+    """
+
+    def __init__(self, *, unread: bool) -> None:
+        super().__init__()
+        self.unread = unread
 
 
 class Answer:
@@ -196,14 +205,15 @@ async def answer(io: IO, sock: socket.socket, timeout: float | None) -> Answer:
     """
     data = b""
     while True:
+        reset = False
         try:
             more = await io.receive(sock, timeout)
         except ConnectionResetError:
-            more = b""
+            more, reset = b"", True
         if not more:
             if data:
                 raise EOFError("the answer was cut off")
-            raise Closed
+            raise Closed(unread=reset)
         data += more
         end = data.find(b"\r\n\r\n")
         if end >= 0:
