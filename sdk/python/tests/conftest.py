@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -66,3 +67,5 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         finally:
             # Starts one where the last was killed: what it left is for a server to remove.
             client.stop(sandboxes="delete")
+            # Of what its processes still hold, the directory above takes care.
+            shutil.rmtree(store, ignore_errors=True)
