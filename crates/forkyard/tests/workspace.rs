@@ -190,6 +190,7 @@ fn clones_work_on_the_same_directory_each_for_itself() {
     let source = worked_on(&server, &dir, &[]);
     source.sh(WORK);
     let appends = source.start("while sleep 0.02; do echo line >>log; done");
+    source.sh("until [ -s log ]; do sleep 0.01; done");
     source.say("cd src; exec 5<main; read -r first <&5");
     let forked = |sandbox: &Sandbox<'_>| {
         let said = server.ok(&["fork", "--json", "-n", "2", &sandbox.id]);
