@@ -38,30 +38,38 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), Error> {
         .map_err(|e| Error::io("start the server", e))?;
     runtime.block_on(async {
         let engine = Engine::open(&paths.store).await.map_err(|e| failed(e, &paths.store))?;
-        let remotes = bind(remotes)?;
-        let mut listener = listen(&paths.socket)?;
-        if let Some(fd) = ready {
-            std::fs::File::from(fd)
-                .write_all(b"1")
-                .map_err(|e| Error::io("tell that we listen", e))?;
-        }
-        let mut late = Vec::new();
-        let served = loop {
-            let engine = Arc::clone(&engine);
-            let idle = idle.limit();
-            let served = forkyard_api::serve(engine, &listener, late, &remotes, idle).await;
-            // Whoever finds nobody listening from now on starts a server that waits for our lock.
-            let _ = std::fs::remove_file(&paths.socket);
-            late = listener.incoming().map_while(Result::ok).collect();
-            if late.is_empty() || !matches!(served, Ok(Served::Idle)) {
-                break served;
-            }
-            listener = listen(&paths.socket)?;
-        };
+        let served = serve_with(&engine, &paths, idle.limit(), remotes, ready).await;
         engine.settle().await;
         engine.retire();
-        served.map(drop).map_err(|e| Error::io("serve", e))
+        served
     })
+}
+
+async fn serve_with(
+    engine: &Arc<Engine>,
+    paths: &Paths,
+    idle: Option<Duration>,
+    remotes: ListenOptions,
+    ready: Option<OwnedFd>,
+) -> Result<(), Error> {
+    let remotes = bind(remotes)?;
+    let mut listener = listen(&paths.socket)?;
+    if let Some(fd) = ready {
+        std::fs::File::from(fd).write_all(b"1").map_err(|e| Error::io("tell that we listen", e))?;
+    }
+    let mut late = Vec::new();
+    let served = loop {
+        let engine = Arc::clone(engine);
+        let served = forkyard_api::serve(engine, &listener, late, &remotes, idle).await;
+        // Whoever finds nobody listening from now on starts a server that waits for our lock.
+        let _ = std::fs::remove_file(&paths.socket);
+        late = listener.incoming().map_while(Result::ok).collect();
+        if late.is_empty() || !matches!(served, Ok(Served::Idle)) {
+            break served;
+        }
+        listener = listen(&paths.socket)?;
+    };
+    served.map(drop).map_err(|e| Error::io("serve", e))
 }
 
 fn failed(error: forkyard_engine::Error, store: &Path) -> Error {

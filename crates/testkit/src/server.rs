@@ -96,7 +96,9 @@ impl TestServer {
             seen: BTreeSet::new(),
             cgroups: BTreeSet::new(),
         };
-        seed::plant(&server.store);
+        if program == binary() {
+            seed::plant(&server.store);
+        }
         server.launch().unwrap_or_else(|why| panic!("{why}"));
         server.started = true;
         server

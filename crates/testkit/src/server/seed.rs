@@ -6,15 +6,17 @@
 //! stores begin with links to it.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Gives a store that is to be made the layer that is kept.
 pub(super) fn plant(store: &Path) {
     if let Some(seed) = place().filter(|seed| seed.is_dir()) {
-        // The server closes it to others, as it would one that it makes itself.
-        let _ = fs::create_dir_all(store);
-        link(&seed, &store.join("images"));
+        // As a server makes it.
+        if fs::DirBuilder::new().mode(0o700).create(store).is_ok() {
+            link(&seed, &store.join("images"));
+        }
     }
 }
 
