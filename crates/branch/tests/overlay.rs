@@ -26,7 +26,7 @@ fn overlays(dir: &Path, scripts: &[&str]) -> Option<Vec<PathBuf>> {
         let mount = format!(
             "mkdir -p upper{n} work{n}\nmount -t overlay overlay -o userxattr,lowerdir={lowers},\
              upperdir=upper{n},workdir=work{n} merged || exit 77\n\
-             (cd merged; {lines}\n)\numount merged\n"
+             (cd merged; {lines}\n)\numount merged\nrm -r work{n}\n"
         );
         script.push_str(&mount);
         lowers = format!("upper{n}:{lowers}");
