@@ -1,9 +1,9 @@
 //! Bases: layers between a sandbox's image and what it wrote itself, which it shares with others.
 //!
 //! What a sandbox wrote is copied for its clones. Where that is much, it is copied once: the copy is
-//! a layer of each clone then; or what it wrote in its root becomes a layer itself, of its clones and
-//! of the sandbox, which goes on above it. So are the files of a snapshot for what is made from it. A base stays
-//! as long as a sandbox or a snapshot of one has it. A reset leaves it out.
+//! a layer of each clone then; or what it wrote in its root becomes a layer itself, of its clones
+//! and of the sandbox, which goes on above it. So are the files of a snapshot for what is made from
+//! it. A base stays as long as a sandbox or a snapshot of one has it. A reset leaves it out.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,11 +95,9 @@ impl Engine {
         self.release_bases(self.layout.all_bases()?.iter());
         Ok(())
     }
-}
 
-impl Engine {
-    /// Gives what a sandbox wrote a place among bases, where that became a layer of it by a fork: the
-    /// one that clones know, where there are any. Its record tells before it is done.
+    /// Gives what a sandbox wrote a place among bases, where that became a layer of it by a fork:
+    /// the one that clones know, where there are any. Its record tells before it is done.
     pub(crate) async fn settle_seal(&self, live: &LiveSandbox, dir: Option<&Path>) -> Result<()> {
         let sealed = self.layout.sandbox(live.id()).join(SEALED);
         if !sealed.exists() {

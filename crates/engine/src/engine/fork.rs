@@ -42,16 +42,15 @@ impl Engine {
             layers: self.layout.new_base(),
             seal: self.layout.new_base(),
         };
-        let known = live.internal().bases;
-        let mut bases: Vec<_> = known.iter().map(|base| base.dir.clone()).collect();
-        bases.extend([files.layers.clone(), files.seal.clone()]);
+        let known = live.internal().bases.into_iter().map(|base| base.dir);
+        let bases = known.chain([files.layers.clone(), files.seal.clone()]).collect();
         let _hold = self.hold_bases(bases);
         let mut names = names.into_iter();
         // What a terminal's line editor holds is taken out and put back: nobody types meanwhile.
         let typing = live.typing.write().await;
         let kept = alone.template();
         let was_kept = kept.is_some();
-        let taking = self.begin_take(live, kept, &files, count).await;
+        let taking = self.begin_take(live, kept, &files, (count, true)).await;
         let result = match taking {
             Ok(taking) => {
                 // While the template works: who was told so far may have been woken behind this
@@ -65,12 +64,13 @@ impl Engine {
                 };
                 let settled = self.settle_seal(live, Some(&files.seal)).await;
                 let taken = settled.and(taken);
+                let bases = live.internal().bases;
                 drop((typing, turn));
                 if let Some(account) = taken.as_ref().ok().and_then(|t| t.template.account()) {
                     account.unbound(&self.cgroups);
                 }
-                let bases = taken.as_ref().map(|taken| files.bases(&taken.report, known));
-                let bases = bases.unwrap_or_default();
+                let copied = taken.as_ref().ok().and_then(|taken| files.copied(&taken.report));
+                let bases = copied.into_iter().chain(bases).collect();
                 let lasts = taken.as_ref().is_ok_and(|taken| taken.report.lasting > 0);
                 let keep = Some(alone).filter(|_| lasts);
                 self.make_all((live, bases), begun, (taken, keep), expected, names).await
@@ -88,7 +88,7 @@ impl Engine {
         live: &LiveSandbox,
         kept: Option<Template>,
         files: &Places,
-        clones: u32,
+        (clones, may_seal): (u32, bool),
     ) -> Result<Taking> {
         let room = Room::beside(live)?;
         let (holder, theirs) = channel::pair().map_err(Error::io("socketpair"))?;
@@ -104,7 +104,7 @@ impl Engine {
             uppers: uppers.to_string_lossy().into_owned(),
             into: files.copies.to_string_lossy().into_owned(),
             base: has_room.then(|| files.layers.to_string_lossy().into_owned()),
-            seal: has_room.then(|| files.seal.to_string_lossy().into_owned()),
+            seal: (has_room && may_seal).then(|| files.seal.to_string_lossy().into_owned()),
             layers: crate::base::layers_of_root(&internal),
         };
         // One that was killed is known to be so late, and one may have no room any more.
@@ -123,9 +123,11 @@ impl Engine {
         self.spawner.template(account).await?.take(source, Some(clones), &holder).await
     }
 
-    /// Has another template take a picture from nothing.
+    /// Has another template take a picture from nothing. The one that died may have made a layer of
+    /// what the sandbox wrote: it is in its place then, and taken.
     async fn take_anew(&self, live: &LiveSandbox, files: &Places, clones: u32) -> Result<Taken> {
-        self.begin_take(live, None, files, clones).await?.finish().await
+        self.settle_seal(live, Some(&files.seal)).await?;
+        self.begin_take(live, None, files, (clones, false)).await?.finish().await
     }
 
     /// Gives the template of the last picture room for the next one.
@@ -287,13 +289,10 @@ struct Places {
 }
 
 impl Places {
-    /// The bases of the clones of a sandbox which had these.
-    fn bases(&self, report: &TakeReport, known: Vec<Base>) -> Vec<Base> {
-        let copied = (&self.layers, report.shared.clone());
-        let sealed = (&self.seal, report.sealed.iter().cloned().collect());
-        let new = [copied, sealed].into_iter().filter(|(_, overlays)| !overlays.is_empty());
-        let new = new.map(|(dir, overlays)| Base { dir: dir.clone(), overlays });
-        new.chain(known).collect()
+    /// The base that clones have and their original has not, where there is one.
+    fn copied(&self, report: &TakeReport) -> Option<Base> {
+        let overlays = report.shared.clone();
+        (!overlays.is_empty()).then(|| Base { dir: self.layers.clone(), overlays })
     }
 }
 

@@ -110,6 +110,39 @@ fn kill_templates(server: &TestServer, random: &mut Random, times: u32) -> u32 {
 }
 
 #[test]
+fn what_replaces_a_kept_template_that_was_killed_knows_the_layer_that_it_made() {
+    let server = TestServer::start();
+    let source = checked(&server);
+    // Of so much memory, the template is kept for the next fork.
+    source.say("large=$(head -c 8000000 /dev/zero | tr '\\0' x)");
+    let mut random = Random(0x5eed_0033);
+    for round in 1..=15 {
+        let quiet = clones(&fork(&source, &[]), &server).remove(0);
+        server.ok(&["rm", &quiet.id]);
+        let kept = templates(&server);
+        source.say(&format!("{MUCH} /made/many/m{round}"));
+        let forked = thread::scope(|scope| {
+            let forked = scope.spawn(|| server.cli(&["fork", "--json", &source.id]));
+            thread::sleep(Duration::from_micros(random.below(60_000)));
+            for template in kept {
+                let _ =
+                    kill_process(Pid::from_raw(template.pid.cast_signed()).unwrap(), Signal::KILL);
+            }
+            forked.join().unwrap()
+        });
+        if forked.status.success() {
+            let clone = clones(&serde_json::from_slice(&forked.stdout).unwrap(), &server).remove(0);
+            let files = format!("ls /made/many | grep -vc m; ls /made/many/m{round}");
+            assert_eq!(clone.say(&files), format!("1000\n/made/many/m{round}\n"), "{round}");
+            server.ok(&["rm", &clone.id]);
+        }
+    }
+    is_unharmed(&source);
+    server.ok(&["rm", &source.id]);
+    wait_for_trash(&server);
+}
+
+#[test]
 fn a_server_killed_at_random_moments_loses_no_layer() {
     let mut server = TestServer::start();
     let id = checked(&server).id;
